@@ -1,0 +1,97 @@
+"""What may be passed in, and the one sentence that says so when it may not.
+
+Everything here reads shapes and dtypes, which are known while tracing. Values are looked at by ``check_targets`` only.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from ._typing import Array, Axis, Namespace
+
+
+def name(argument: str, xp: Namespace) -> str:
+    """What the user's framework calls ``argument``, quoted."""
+    return f"`{getattr(xp, 'dialect', {}).get(argument, argument)}`"
+
+
+def check_pair(logits: Array, targets: Array, /, *, xp: Namespace) -> None:
+    """Real floating logits, and targets of the same shape in a dtype that says hard or soft."""
+    check_floating(logits, "logits", xp=xp)
+    if not xp.isdtype(targets.dtype, ("bool", "integral", "real floating")):
+        msg = f"{name('targets', xp)} must be bool, integer or real floating. Received dtype: {targets.dtype}."
+        raise TypeError(msg)
+    if not same_shape(logits.shape, targets.shape):
+        msg = (
+            f"{name('logits', xp)} and {name('targets', xp)} must have the same shape. Received: "
+            f"{tuple(logits.shape)} and {tuple(targets.shape)}. {_likely_fix(logits, targets, xp=xp)}"
+        )
+        raise ValueError(msg)
+
+
+def check_floating(logits: Array, argument: str, /, *, xp: Namespace) -> None:
+    if not xp.isdtype(logits.dtype, "real floating"):
+        msg = f"{name(argument, xp)} must have a real floating dtype. Received: {logits.dtype}. Convert it first."
+        raise TypeError(msg)
+
+
+def same_shape(left: Sequence[int | None], right: Sequence[int | None]) -> bool:
+    """Equal, where a dimension that is unknown while tracing (None) equals any other."""
+    return len(left) == len(right) and all(m is None or n is None or m == n for m, n in zip(left, right, strict=True))
+
+
+def _likely_fix(logits: Array, targets: Array, *, xp: Namespace) -> str:
+    if xp.isdtype(targets.dtype, "integral") and tuple(targets.shape) != tuple(logits.shape)[: len(targets.shape)]:
+        return "For class ids, call `multi_hot` on them first."
+    return f"{name('targets', xp).capitalize()} are never broadcast: give every class its own, one row per example."
+
+
+def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...]:
+    """``axis`` as a tuple of distinct non-negative ints, none of them empty."""
+    shape = tuple(logits.shape)
+    given = (axis,) if isinstance(axis, int) else axis
+    if isinstance(axis, bool) or not isinstance(given, Sequence) or not all(isinstance(a, int) for a in given):
+        msg = f"{name('axis', xp)} must be an int or a tuple of ints. Received: {axis!r}."
+        raise TypeError(msg)
+    axes = tuple(a + len(shape) if a < 0 else a for a in given)
+    if not axes or len(set(axes)) != len(axes) or not all(0 <= a < len(shape) for a in axes):
+        msg = f"{name('axis', xp)} must name distinct axes of {name('logits', xp)}. Received: {axis!r} for shape {shape}."
+        raise ValueError(msg)
+    if any(shape[a] == 0 for a in axes):
+        msg = f"{name('logits', xp)} must have at least one class. Received shape: {shape}, classes on {axis!r}."
+        raise ValueError(msg)
+    return axes
+
+
+def check_options(logits: Array, /, *, xp: Namespace, **options: Any) -> None:
+    """Every option that is an array broadcasts to the logits; ``where`` is bool."""
+    for argument, option in options.items():
+        if option is None or isinstance(option, (int, float)):
+            continue
+        if not _broadcasts(tuple(option.shape), tuple(logits.shape)):
+            msg = (
+                f"{name(argument, xp)} must broadcast to the shape of {name('logits', xp)}. Received: "
+                f"{tuple(option.shape)} for {tuple(logits.shape)}."
+            )
+            raise ValueError(msg)
+    mask = options.get("where")
+    if mask is not None and not (hasattr(mask, "dtype") and xp.isdtype(mask.dtype, "bool")):
+        msg = f"{name('where', xp)} must be a bool array. Received: {getattr(mask, 'dtype', type(mask).__name__)}."
+        raise TypeError(msg)
+
+
+def _broadcasts(shape: tuple[int | None, ...], onto: tuple[int | None, ...]) -> bool:
+    tail = onto[len(onto) - len(shape) :]
+    return len(shape) <= len(onto) and all(m is None or n is None or m in (1, n) for m, n in zip(shape, tail, strict=True))
+
+
+def check_fraction(argument: str, value: float, /) -> None:
+    """A number in [0, 1], as a smoothing strength must be."""
+    if not 0 <= value <= 1:
+        msg = f"`{argument}` must be a number in [0, 1]. Received: {value}."
+        raise ValueError(msg)
+
+
+def unravel(position: int, shape: Sequence[int]) -> tuple[int, ...]:
+    """The index of the cell at ``position`` when the array is read in C order."""
+    return tuple(position // prod(shape[k + 1 :]) % shape[k] for k in range(len(shape)))

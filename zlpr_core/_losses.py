@@ -1,0 +1,281 @@
+r"""ZLPR: the loss, its two halves, its score gradient and its least value.
+
+Every public function reads its arguments into two pairs of logits and weights, one for each half, and hands them to
+``_reduce``. With :math:`z = s - \theta` the halves are :math:`\log(1 + \sum_i a_i e^{-z_i})` and
+:math:`\log(1 + \sum_i b_i e^{z_i})`.
+"""
+
+from math import inf, nan
+from typing import Any, NamedTuple
+
+from ._checks import check_options, check_pair, class_axes
+from ._namespace import infer
+from ._reduce import log1p_sum_exp, share_of_sum
+from ._targets import compute_dtype, read_targets, soft_targets
+from ._typing import Array, ArrayT, Axis, Namespace
+
+
+def zlpr(
+    logits: ArrayT,
+    targets: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float = 0.0,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r"""Multi-label ZLPR loss, one value per example.
+
+    .. math::
+        L(s, t) = \log\Bigl(1 + \sum_i a_i e^{-(s_i - \theta)}\Bigr) + \log\Bigl(1 + \sum_i b_i e^{s_i - \theta}\Bigr)
+
+    with :math:`a_i = w_i p_i t_i` and :math:`b_i = w_i (1 - t_i)` for weights :math:`w` and positive weights :math:`p`.
+
+    Parameters
+    ----------
+    logits : array, shape (..., C)
+        Raw logits :math:`s` (no sigmoid) in any real floating dtype; half precision computes in and returns float32.
+        -inf on a negative and +inf on a positive contribute nothing; the other way round the loss is +inf.
+    targets : array, the shape of ``logits``
+        bool or integer: hard labels, 0 or 1. Floating: soft labels in [0, 1], where 8 eps of their dtype beyond
+        either end count as 0 or 1. Anything else, or NaN, makes the loss of that example NaN.
+    axis : int or tuple of ints
+        The class axes; they are summed away.
+    where : bool array, broadcastable to ``logits``, optional
+        False takes the cell out of value and gradient, whatever it holds.
+    weight, pos_weight : array or float, broadcastable to ``logits``, optional
+        Non-negative weights of the classes (or cells), inside the logarithms; ``pos_weight`` concerns positives only.
+        A negative or NaN weight makes the loss NaN.
+    threshold : float or array, broadcastable to ``logits``
+        :math:`\theta`, the logit above which a label is predicted (TLPR). It may be learned.
+    xp : Namespace, optional
+        Inferred from the arrays with array-api-compat when absent.
+
+    Returns
+    -------
+    array, the shape of ``logits`` without the class axes
+        Non-negative, in float32 (float64 for float64 logits). An example without a positive label, or with every cell
+        taken out, is a valid one.
+
+    Raises
+    ------
+    TypeError
+        Logits that are not real floating, targets of another kind, a ``where`` that is not bool, an ``axis`` of
+        another type.
+    ValueError
+        Shapes that differ or do not broadcast, an ``axis`` that does not exist, no class at all.
+
+    References
+    ----------
+    Su et al., "ZLPR: A Novel Loss for Multi-label Classification", 2022, arXiv:2208.02955.
+
+    Examples
+    --------
+    >>> zlpr(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
+    array([0.9889])
+    >>> zlpr(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[0.9, 0.2, 0.5]])).round(4)
+    array([1.7139])
+    """
+    positive, negative = zlpr_terms(
+        logits, targets, axis=axis, where=where, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp
+    )
+    loss: ArrayT = positive + negative
+    return loss
+
+
+def zlpr_terms(
+    logits: ArrayT,
+    targets: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float = 0.0,
+    xp: Namespace | None = None,
+) -> tuple[ArrayT, ArrayT]:
+    r"""The two halves of ZLPR, which sum to it: what the positives cost and what the negatives cost.
+
+    .. math::
+        P = \log\Bigl(1 + \sum_i a_i e^{-(s_i - \theta)}\Bigr), \qquad N = \log\Bigl(1 + \sum_i b_i e^{s_i - \theta}\Bigr)
+
+    Parameters, errors and edges are those of :func:`zlpr`.
+
+    Returns
+    -------
+    (array, array), each the shape of ``logits`` without the class axes
+        Both non-negative; a half without labels is 0.
+
+    Examples
+    --------
+    >>> positive, negative = zlpr_terms(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]]))
+    >>> positive.round(4), negative.round(4)
+    (array([0.1269]), array([0.862]))
+    """
+    xp = infer(xp, logits=logits, targets=targets)
+    sides = _sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
+    axes = class_axes(logits, axis, xp=xp)
+    positive: ArrayT = log1p_sum_exp(-sides.z, sides.positive, axis=axes, xp=xp)
+    negative: ArrayT = log1p_sum_exp(sides.z, sides.negative, axis=axes, xp=xp)
+    return positive, negative
+
+
+def zlpr_grad(
+    logits: ArrayT,
+    targets: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float = 0.0,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r"""Derivative of :func:`zlpr` in the logits, in closed form.
+
+    .. math::
+        \frac{\partial L}{\partial s_i} = -a_i e^{-(s_i - \theta) - P} + b_i e^{s_i - \theta - N}
+
+    Its entries lie in (-1, 1), and the sum of their magnitudes is below 2 for each example, however many classes there
+    are. Parameters, errors and edges are those of :func:`zlpr`.
+
+    Returns
+    -------
+    array, the shape and dtype of ``logits``
+        0 where ``where`` is False and at infinite logits.
+
+    Examples
+    --------
+    >>> zlpr_grad(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
+    array([[-0.1192,  0.1554,  0.4223]])
+    """
+    xp = infer(xp, logits=logits, targets=targets)
+    sides = _sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
+    axes = class_axes(logits, axis, xp=xp)
+    pull = share_of_sum(-sides.z, sides.positive, axis=axes, xp=xp)
+    push = share_of_sum(sides.z, sides.negative, axis=axes, xp=xp)
+    moves = abs(logits) != inf
+    if where is not None:
+        moves = moves & where
+    grad: ArrayT = xp.astype(xp.where(moves, push - pull, 0.0), logits.dtype)
+    return grad
+
+
+def zlpr_entropy(
+    targets: ArrayT, /, *, axis: Axis = -1, where: Array | None = None, xp: Namespace | None = None
+) -> ArrayT:
+    r"""The least value that soft ZLPR can take for these targets, one per example.
+
+    .. math::
+        H(t) = 2 \log\Bigl(1 + \sum_i \sqrt{t_i (1 - t_i)}\Bigr) \le L(s, t)
+
+    It is reached at :math:`s = \tfrac12 \operatorname{logit} t` and nowhere else, so ``zlpr - zlpr_entropy`` is a regret: 0
+    exactly when the model says what the targets say. It is 0 for hard targets.
+
+    Parameters
+    ----------
+    targets : array, shape (..., C)
+        As in :func:`zlpr`.
+    axis : int or tuple of ints
+        The class axes; they are summed away.
+    where : bool array, broadcastable to ``targets``, optional
+        False takes the cell out.
+    xp : Namespace, optional
+        Inferred from ``targets`` when absent.
+
+    Returns
+    -------
+    array, the shape of ``targets`` without the class axes
+        float64 for float64 targets, else float32. NaN for an example with an illegal target.
+
+    Examples
+    --------
+    >>> zlpr_entropy(np.asarray([[0.9, 0.2, 0.5], [1.0, 0.0, 0.0]])).round(4)
+    array([1.5769, 0.    ])
+    """
+    xp = infer(xp, targets=targets)
+    soft = soft_targets(targets, xp=xp)
+    axes = class_axes(soft, axis, xp=xp)
+    if where is not None:
+        check_options(targets, where=where, xp=xp)
+        soft = xp.where(where, soft, 0.0)
+    entropy: ArrayT = 2 * xp.squeeze(xp.log1p(xp.sum(xp.sqrt(soft * (1 - soft)), axis=axes, keepdims=True)), axis=axes)
+    return entropy
+
+
+class _Sides(NamedTuple):
+    """Logits minus threshold, and the weights that each half gives them: bool, or floating and non-negative."""
+
+    z: Any
+    positive: Any
+    negative: Any
+
+
+def _sides(
+    logits: Array,
+    targets: Array,
+    where: Array | None,
+    weight: Array | float | None,
+    pos_weight: Array | float | None,
+    threshold: Array | float,
+    *,
+    xp: Namespace,
+) -> _Sides:
+    check_pair(logits, targets, xp=xp)
+    check_options(logits, where=where, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
+    dtype = compute_dtype(logits.dtype, xp=xp)
+    positive, valid = read_targets(targets, dtype, xp=xp)
+    z = xp.astype(logits, dtype)
+    z = z if valid is None else xp.where(valid, z, nan)
+    z = z if where is None else xp.where(where, z, 0.0)
+    z, lost = _subtract(z, threshold, dtype, xp=xp)
+    a, b = _weights(positive, _factors(weight, pos_weight, lost, dtype, xp=xp), dtype, xp=xp)
+    return _Sides(z, _kept(a, where, xp=xp), _kept(b, where, xp=xp))
+
+
+def _subtract(z: Any, threshold: Array | float, dtype: Any, *, xp: Namespace) -> tuple[Any, Any]:
+    """``z - threshold`` and what rounding took from it, which at z = -69 would be 4e-6 of e^z (Knuth's TwoSum)."""
+    if isinstance(threshold, (int, float)) and threshold == 0:
+        return z, None
+    theta = threshold if isinstance(threshold, (int, float)) else xp.astype(threshold, dtype)
+    finite = xp.where(abs(z) < inf, z, 0.0)
+    rounded = finite - theta
+    part = rounded - finite
+    return z - theta, (finite - (rounded - part)) - (theta + part)
+
+
+def _factors(
+    weight: Array | float | None, pos_weight: Array | float | None, lost: Any, dtype: Any, *, xp: Namespace
+) -> tuple[Any, Any] | None:
+    """What multiplies the positives and the negatives; None when nothing does."""
+    if weight is None and pos_weight is None and lost is None:
+        return None
+    both = 1.0 if weight is None else _non_negative(weight, dtype, xp=xp)
+    positive = both if pos_weight is None else both * _non_negative(pos_weight, dtype, xp=xp)
+    return (positive, both) if lost is None else (positive * (1 - lost), both * (1 + lost))
+
+
+def _non_negative(weight: Array | float, dtype: Any, *, xp: Namespace) -> Any:
+    if isinstance(weight, (int, float)):
+        return weight if weight >= 0 else nan
+    weight = xp.astype(weight, dtype)
+    return xp.where(weight >= 0, weight, nan)
+
+
+def _weights(positive: Any, factors: tuple[Any, Any] | None, dtype: Any, *, xp: Namespace) -> tuple[Any, Any]:
+    hard = xp.isdtype(positive.dtype, "bool")
+    if factors is None:
+        return positive, ~positive if hard else 1 - positive
+    soft = xp.astype(positive, dtype)
+    return factors[0] * soft, factors[1] * (1 - soft)
+
+
+def _kept(weight: Any, where: Array | None, *, xp: Namespace) -> Any:
+    if where is None:
+        return weight
+    return weight & where if xp.isdtype(weight.dtype, "bool") else xp.where(where, weight, 0.0)

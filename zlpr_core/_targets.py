@@ -1,0 +1,218 @@
+"""Targets: reading them without a silent wrong answer, and making them."""
+
+from math import nan
+from typing import Any, Literal
+
+from array_api_compat import device
+
+from ._checks import check_fraction, unravel
+from ._namespace import infer
+from ._typing import Array, ArrayT, Namespace
+
+
+def compute_dtype(dtype: Any, /, *, xp: Namespace) -> Any:
+    """float64 stays; everything else computes in float32."""
+    return xp.float64 if xp.isdtype(dtype, xp.float64) else xp.float32
+
+
+def read_targets(targets: Array, dtype: Any, /, *, xp: Namespace) -> tuple[Any, Any]:
+    """``(targets, valid)``: hard targets as bool, soft ones in ``dtype`` and in [0, 1], and where they were legal.
+
+    ``valid`` is None for bool targets, which cannot be wrong.
+    """
+    if xp.isdtype(targets.dtype, "bool"):
+        return targets, None
+    if xp.isdtype(targets.dtype, "integral"):
+        return targets == 1, (targets == 0) | (targets == 1)
+    slack = 8 * float(xp.finfo(targets.dtype).eps)  # mixup rounds λ + (1 - λ) to a little more than 1
+    valid = (targets >= -slack) & (targets <= 1 + slack)  # in the targets' own dtype; false for NaN
+    soft = xp.astype(targets, dtype)
+    # two `where` rather than a clip, whose slope at exactly 0 and 1 differs between frameworks
+    soft = xp.where(soft < 0, 0.0, soft)
+    return xp.where(soft > 1, 1.0, soft), valid
+
+
+def soft_targets(targets: Array, /, *, xp: Namespace) -> Any:
+    """Targets as floating numbers in [0, 1]; an illegal one is NaN."""
+    dtype = compute_dtype(targets.dtype, xp=xp)
+    soft, valid = read_targets(targets, dtype, xp=xp)
+    soft = xp.astype(soft, dtype)
+    return soft if valid is None else xp.where(valid, soft, nan)
+
+
+def smooth_labels(
+    targets: ArrayT,
+    epsilon: float,
+    /,
+    *,
+    mode: Literal["symmetric", "positive"] = "symmetric",
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r"""Move targets away from 0 and 1, so that the best logits are finite.
+
+    .. math::
+        \text{symmetric: } (1 - \epsilon) t + \epsilon / 2 \qquad \text{positive: } (1 - \epsilon) t
+
+    Symmetric smoothing dilutes the positives when there are many classes: every negative adds
+    :math:`\tfrac{\epsilon}{2} e^{-s}` to the positive term. With logits of -1.5 everywhere, a missed positive's gradient
+    of -0.818 becomes -0.155 at :math:`\epsilon = 0.1` and 100 classes, -0.0019 at 10 000. Keep
+    :math:`\epsilon \lesssim 2 / C^2`, or smooth the positives only.
+
+    Parameters
+    ----------
+    targets : array, any shape
+        bool, integer (0 or 1) or floating in [0, 1]. An illegal target becomes NaN.
+    epsilon : float
+        Strength, in [0, 1].
+    mode : {"symmetric", "positive"}
+        "positive" leaves the zeros where they are.
+    xp : Namespace, optional
+        Inferred from ``targets`` when absent.
+
+    Returns
+    -------
+    array, the shape of ``targets``
+        float64 for float64 targets, else float32.
+
+    Raises
+    ------
+    ValueError
+        ``epsilon`` is outside [0, 1], or ``mode`` is unknown.
+
+    Examples
+    --------
+    >>> smooth_labels(np.asarray([1, 0]), 0.1).round(2)
+    array([0.95, 0.05], dtype=float32)
+    >>> smooth_labels(np.asarray([1, 0]), 0.1, mode="positive").round(2)
+    array([0.9, 0. ], dtype=float32)
+    """
+    xp = infer(xp, targets=targets)
+    check_fraction("epsilon", epsilon)
+    if mode not in ("symmetric", "positive"):
+        msg = f'`mode` must be "symmetric" or "positive". Received: {mode!r}.'
+        raise ValueError(msg)
+    floor = epsilon / 2 if mode == "symmetric" else 0.0
+    smoothed: ArrayT = soft_targets(targets, xp=xp) * (1 - epsilon) + floor
+    return smoothed
+
+
+def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = -1, xp: Namespace | None = None) -> ArrayT:
+    r"""Turn rows of class ids into rows of bool targets.
+
+    Parameters
+    ----------
+    indices : array, shape (..., P)
+        Integer ids in [0, num_classes), each row filled up with ``pad``. Duplicates count once; order is irrelevant.
+    num_classes : int
+        C, the number of classes.
+    pad : int
+        The id that marks an unused slot.
+    xp : Namespace, optional
+        Inferred from ``indices`` when absent.
+
+    Returns
+    -------
+    bool array, shape (..., C)
+
+    Raises
+    ------
+    TypeError
+        ``indices`` are not integers.
+    IndexError
+        An id is neither in range nor ``pad``. While tracing, where values cannot be read, such an id is left out.
+
+    Examples
+    --------
+    >>> multi_hot(np.asarray([[0, 2], [1, -1]]), 3).astype(int)
+    array([[1, 0, 1],
+           [0, 1, 0]])
+    """
+    xp = infer(xp, indices=indices)
+    if not xp.isdtype(indices.dtype, "integral"):
+        msg = f"`indices` must be integer class ids. Received dtype: {indices.dtype}."
+        raise TypeError(msg)
+    outside = (indices != pad) & ((indices < 0) | (indices >= num_classes))
+    if (bad := _first_cell_if_known(outside, xp=xp)) is not None:
+        msg = f"`indices` must be in [0, {num_classes}) or `pad` ({pad}). Received: {int(indices[bad])} at {list(bad)}."  # type: ignore[index]
+        raise IndexError(msg)
+    wide = xp.int64 if xp.isdtype(indices.dtype, xp.int64) else xp.int32
+    column = xp.reshape(xp.astype(indices, wide), (*indices.shape, 1))
+    present = column == xp.arange(num_classes, dtype=wide, device=device(indices))
+    hot: ArrayT = xp.any(present, axis=-2)
+    return hot
+
+
+def check_targets(targets: Array, /, *, ignore_index: float | None = None, xp: Namespace | None = None) -> None:
+    """Raise if a target is not one that the losses accept, naming the first bad cell.
+
+    The losses themselves never look at values, which would stop a compiled or asynchronous step: they turn a bad
+    example into NaN. Call this while loading data instead.
+
+    Parameters
+    ----------
+    targets : array, any shape
+        bool; integer 0 or 1; or floating in [0, 1], where 8 eps of the dtype beyond either end are forgiven.
+    ignore_index : float, optional
+        A further legal value, for targets that mark cells to leave out.
+    xp : Namespace, optional
+        Inferred from ``targets`` when absent.
+
+    Raises
+    ------
+    TypeError
+        The dtype is none of those.
+    ValueError
+        A target is out of range or NaN.
+
+    Examples
+    --------
+    >>> check_targets(np.asarray([[0.0, 1.0], [0.5, 7.0]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: `targets` must be in [0, 1]. Received: 7.0 at [1, 1].
+    """
+    xp = infer(xp, targets=targets)
+    if not xp.isdtype(targets.dtype, ("bool", "integral", "real floating")):
+        msg = f"`targets` must be bool, integer or real floating. Received dtype: {targets.dtype}."
+        raise TypeError(msg)
+    _, valid = read_targets(targets, compute_dtype(targets.dtype, xp=xp), xp=xp)
+    if valid is None:
+        return
+    if ignore_index is not None:
+        valid = valid | equals(targets, ignore_index, xp=xp)
+    if (bad := first_cell(~valid, xp=xp)) is not None:
+        expected = "0 or 1" if xp.isdtype(targets.dtype, "integral") else "in [0, 1]"
+        msg = f"`targets` must be {expected}. Received: {targets[bad]} at {list(bad)}."  # type: ignore[index]
+        raise ValueError(msg)
+
+
+def equals(targets: Array, value: float, /, *, xp: Namespace) -> Any:
+    """``targets == value`` in floating numbers: -100 would wrap around, or be refused, in uint8."""
+    return xp.astype(targets, compute_dtype(targets.dtype, xp=xp)) == value
+
+
+def first_cell(condition: Array, /, *, xp: Namespace) -> tuple[int, ...] | None:
+    """The index of the first true cell in C order, if there is one."""
+    flat = xp.reshape(condition, (-1,))
+    if not xp.any(flat, axis=0):
+        return None
+    return unravel(int(xp.argmax(xp.astype(flat, xp.int32))), tuple(condition.shape))
+
+
+def _first_cell_if_known(condition: Array, *, xp: Namespace) -> tuple[int, ...] | None:
+    try:
+        return first_cell(condition, xp=xp)
+    except (TypeError, RuntimeError):  # how JAX and TensorFlow, and torch.func, refuse to read a traced value
+        return None
+
+
+def prepare_targets(
+    targets: Array, where: Array | None, /, *, label_smoothing: float, ignore_index: float | None, xp: Namespace
+) -> tuple[Any, Any]:
+    """What the adapters' ``label_smoothing`` and ``ignore_index`` mean in terms of targets and ``where``."""
+    if ignore_index is not None:
+        kept = ~equals(targets, ignore_index, xp=xp)
+        where = kept if where is None else where & kept
+    if label_smoothing:
+        targets = smooth_labels(targets, label_smoothing, xp=xp)
+    return targets, where
