@@ -1,0 +1,65 @@
+"""``keras.ops`` spelled as ``zlpr_core.Namespace``: TensorFlow, or whichever backend Keras runs on."""
+
+from math import inf
+from typing import Any
+
+import ml_dtypes
+from keras import backend, ops
+
+from zlpr_core._namespace import namespace_from
+
+
+def _astype(x: Any, dtype: str, /) -> Any:
+    return ops.cast(x, dtype)
+
+
+def _isdtype(dtype: Any, kind: str | tuple[str, ...], /) -> bool:
+    own = backend.standardize_dtype(dtype)
+    kinds = (kind,) if isinstance(kind, str) else kind
+    return own in kinds or _kind(own) in kinds
+
+
+def _kind(dtype: str) -> str:
+    if dtype.startswith(("int", "uint")):
+        return "integral"
+    return "real floating" if dtype.startswith(("float", "bfloat")) else dtype
+
+
+def _finfo(dtype: Any, /) -> Any:
+    return ml_dtypes.finfo(backend.standardize_dtype(dtype))
+
+
+def _floor(x: Any, /) -> Any:
+    return ops.cast(ops.floor(x), x.dtype)  # on torch Keras makes float32 of float64
+
+
+def _max(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+    return ops.max(x, axis=axis, keepdims=keepdims, initial=-inf)  # without it an empty batch raises
+
+
+def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+    if backend.backend() != "tensorflow":
+        return ops.sum(x, axis=axis, keepdims=keepdims)
+    # TensorFlow adds one by one: 10 000 equal float32 terms are off by 8e-6
+    return ops.cast(ops.sum(ops.cast(x, "float64"), axis=axis, keepdims=keepdims), x.dtype)
+
+
+def _arange(stop: int, /, *, dtype: str, device: Any) -> Any:
+    return ops.arange(stop, dtype=dtype)
+
+
+xp = namespace_from(
+    ops,
+    float32="float32",
+    float64="float64",
+    int32="int32",
+    int64="int64",
+    astype=_astype,
+    isdtype=_isdtype,
+    finfo=_finfo,
+    floor=_floor,
+    max=_max,
+    sum=_sum,
+    arange=_arange,
+    dialect={"targets": "labels"},
+)
