@@ -1,0 +1,72 @@
+"""Inputs worth computing everywhere: tables of examples that share a number of classes.
+
+Each is ``(logits, targets)`` with one row an example; integer targets are hard, floating ones soft. ``rounded`` makes
+them exact in a dtype, so that the oracle sees what the package sees.
+"""
+
+import ml_dtypes
+import numpy as np
+
+GOLDEN_LOGITS = [1.2, -0.7, 0.3, -2.0, 0.5]
+GOLDEN_HARD = [1, 0, 1, 0, 0]
+GOLDEN_SOFT = [0.9, 0.2, 0.6, 0.05, 0.5]
+
+_rng = np.random.default_rng(2208)
+
+
+def _random(rows, classes, scale, density=0.3):
+    return _rng.normal(0, scale, (rows, classes)), (_rng.random((rows, classes)) < density).astype(int)
+
+
+def _separable(margins, classes=8):
+    """Right by every margin: losses from log 2 down to 1e-30."""
+    targets = np.tile(np.arange(classes) < 3, (len(margins), 1)).astype(int)
+    spread = 1 + _rng.random((len(margins), classes)) / 50
+    return np.where(targets, 1, -1) * np.asarray(margins)[:, None] * spread, targets
+
+
+def _wide():
+    """10 000 classes, where sums lose digits: equal terms, small ones, a few large ones, all extreme."""
+    classes = 10_000
+    logits = np.stack([
+        np.full(classes, -7.3),
+        _rng.normal(-12, 1, classes),
+        _rng.uniform(-60, 30, classes),
+        _rng.uniform(-1e4, 1e4, classes),
+    ])  # fmt: skip
+    targets = (_rng.random(logits.shape) < 0.02).astype(int)
+    targets[0] = 0
+    return logits, targets
+
+
+def _wrong():
+    """Wrong by up to 1e4, with and without positives."""
+    logits = np.outer([1.0, 30.0, 88.0, 104.0, 1e3, 1e4], [1.0, -1.0, 0.5, -0.25, 0.99])
+    return logits, np.asarray([[0, 1, 0, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 1, 1, 0, 1]])
+
+
+TABLES = {
+    "golden": (np.asarray([GOLDEN_LOGITS] * 3), np.asarray([GOLDEN_HARD, [0] * 5, [1] * 5])),
+    "golden soft": (np.asarray([GOLDEN_LOGITS]), np.asarray([GOLDEN_SOFT])),
+    "one class": (np.asarray([[-80.0], [-1.0], [0.0], [2.0], [1e4]] * 2), np.asarray([[0]] * 5 + [[1]] * 5)),
+    "one class soft": (np.asarray([[-80.0], [-1.0], [0.0], [2.0], [1e4]]), np.asarray([[0.3], [0.0], [1.0], [0.5], [0.9]])),
+    "random": _random(6, 12, 3.0),
+    "extreme": _random(6, 12, 4e3),
+    "none positive": (_random(3, 12, 20.0)[0], np.zeros((3, 12), int)),
+    "all positive": (_random(3, 12, 20.0)[0], np.ones((3, 12), int)),
+    "separable": _separable([0.0, 1.0, 10.0, 30.0, 45.0, 67.0]),
+    "wrong": _wrong(),
+    "soft": (_random(6, 12, 5.0)[0], _rng.random((6, 12))),
+    "soft with hard cells": (_random(6, 12, 50.0)[0], np.clip(_rng.normal(0.5, 1, (6, 12)), 0, 1)),
+    "soft and extreme": (_random(6, 12, 4e3)[0], _rng.random((6, 12))),
+    "soft and tiny": (_rng.uniform(-75, 75, (6, 12)), 10.0 ** _rng.uniform(-30, 0, (6, 12))),
+    "wide": _wide(),
+}  # fmt: skip
+
+HALF_PRECISION_TABLES = {"float16 range": (_rng.uniform(-6e4, 6e4, (4, 12)), _random(4, 12, 1.0)[1])}
+
+
+def rounded(values, dtype):
+    """The nearest float64 numbers that ``dtype`` holds; integers and bools stay."""
+    values = np.asarray(values)
+    return values if values.dtype.kind in "biu" else values.astype(ml_dtypes.finfo(dtype).dtype).astype(np.float64)

@@ -1,0 +1,95 @@
+"""Backends by ``--backend``, the products of backend, dtype and mode, and the table of worst errors at the end."""
+
+from collections import defaultdict
+
+import harness
+import numpy as np
+import pytest
+
+FRAMEWORK_FILES = {  # test files that speak one framework's own language
+    "test_torch.py": {"torch"},
+    "test_jax.py": {"jax"},
+    "test_tf.py": {"tf"},
+    "test_keras.py": {"tf", "keras-jax", "keras-torch"},
+    "test_core.py": {"numpy"},
+}
+_worst = defaultdict(float)
+_loaded = {}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--backend", default="numpy,strict", help=f"comma-separated: {', '.join(harness.BACKENDS)}")
+
+
+def _names(config):
+    return config.getoption("--backend").split(",")
+
+
+def _backend(name):
+    if name not in _loaded:
+        _loaded[name] = harness.load(name)
+    return _loaded[name]
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "needs(attribute): only for backends where this attribute of the harness is true")
+    for name in _names(config):
+        _backend(name)  # fails here, loudly, if the framework is not there
+
+
+def pytest_ignore_collect(collection_path, config):
+    owners = FRAMEWORK_FILES.get(collection_path.name)
+    return True if owners is not None and not owners & set(_names(config)) else None
+
+
+def pytest_generate_tests(metafunc):
+    """One item for each backend, and for each of its dtypes and modes where the test asks for them."""
+    asked = [name for name in ("backend", "dtype", "mode") if name in metafunc.fixturenames]
+    if "backend" not in asked:
+        return
+    needs = [mark.args[0] for mark in metafunc.definition.iter_markers("needs")]
+    backends = [b for b in map(_backend, _names(metafunc.config)) if all(getattr(b, need) for need in needs)]
+    items = [
+        {"backend": b, "dtype": dtype, "mode": mode}
+        for b in backends
+        for dtype in (b.dtypes if "dtype" in asked else [None])
+        for mode in (b.modes if "mode" in asked else [None])
+    ]
+    items = items or [dict.fromkeys(asked)]
+    ids = ["-".join([getattr(i["backend"], "name", "absent"), *(str(i[a]) for a in asked[1:])]) for i in items]
+    metafunc.parametrize(asked, [[item[a] for a in asked] for item in items], ids=ids)
+
+
+def pytest_collection_modifyitems(config, items):
+    """A test that no backend asked for can run (NumPy has no autodiff) is not a skipped one: it is not there."""
+    absent = [item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("backend", 0) is None]
+    config.hook.pytest_deselected(items=absent)
+    items[:] = [item for item in items if item not in absent]
+
+
+@pytest.fixture
+def worst(request):
+    """Call with what was measured: fails beyond the bound, and remembers the worst for the table."""
+
+    def check(kind, backend, dtype, error):
+        error = np.max(error, initial=0.0)
+        key = (backend.name, dtype, kind)
+        _worst[key] = max(_worst[key], float(np.nan_to_num(error, nan=np.inf)))
+        assert error <= 1, f"{kind}: {error:.3g} times the bound"
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not _worst:
+        return
+    from tolerances import GRAD_RTOL, VALUE_RTOL
+
+    terminalreporter.section("worst error seen, relative (bound)")
+    rows = defaultdict(dict)
+    for (backend, dtype, kind), error in _worst.items():
+        bound = (VALUE_RTOL if kind == "value" else GRAD_RTOL)[dtype]
+        rows[backend, dtype][kind] = f"{error * bound:.1e} ({bound:.0e})"
+    for (backend, dtype), cells in sorted(rows.items()):
+        line = "   ".join(f"{kind} {cells.get(kind, '-'):>18}" for kind in ("value", "gradient"))
+        terminalreporter.write_line(f"{backend:>12} {dtype:>9}   {line}")

@@ -1,0 +1,49 @@
+"""JAX, with float64 switched on so that every dtype can be judged; the default is tested in test_jax.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import zlpr_jax
+from harness.base import Backend, as_numpy, widened
+
+jax.config.update("jax_enable_x64", True)
+
+
+class Jax(Backend):
+    name = "jax"
+    modes = ("eager", "jit")
+
+    def native(self, values, dtype):
+        return jnp.asarray(as_numpy(values, dtype))
+
+    def numpy(self, tensor):
+        return widened(np.asarray(tensor))
+
+    def dtype_name(self, tensor):
+        return tensor.dtype.name
+
+    def losses(self, logits, targets, **options):
+        return zlpr_jax.zlpr_loss(logits, targets, **options)
+
+    def terms(self, logits, targets, **options):
+        return zlpr_jax.zlpr_terms(logits, targets, **options)
+
+    def helper(self, name):
+        return getattr(zlpr_jax, name)
+
+    def compiled(self, function, mode):
+        return jax.jit(function) if mode == "jit" else function
+
+    def gradient(self, function, x):
+        return jax.grad(function)(x)
+
+    def jvp(self, function, x, tangent):
+        return jax.jvp(function, (x,), (tangent,))[1]
+
+    def hvp(self, function, x, tangent):
+        return jax.jvp(jax.grad(function), (x,), (tangent,))[1]
+
+
+def make(name):
+    return Jax()

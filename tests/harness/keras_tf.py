@@ -1,0 +1,57 @@
+"""TensorFlow tensors: eagerly, in a graph, and compiled by XLA."""
+
+import numpy as np
+import tensorflow as tf
+
+import zlpr_tf
+from harness.base import Backend, as_numpy, widened
+
+
+class TensorFlow(Backend):
+    name = "tf"
+    modes = ("eager", "function", "xla")
+
+    def native(self, values, dtype):
+        return tf.constant(as_numpy(values, dtype))
+
+    def numpy(self, tensor):
+        return widened(np.asarray(tensor))
+
+    def dtype_name(self, tensor):
+        return tensor.dtype.name
+
+    def losses(self, logits, targets, **options):
+        return zlpr_tf.zlpr_loss(targets, logits, **options)
+
+    def terms(self, logits, targets, **options):
+        return zlpr_tf.zlpr_terms(targets, logits, **options)
+
+    def helper(self, name):
+        return getattr(zlpr_tf, name)
+
+    def total(self, losses):
+        return tf.reduce_sum(losses)
+
+    def compiled(self, function, mode):
+        return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla")
+
+    def gradient(self, function, x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return tape.gradient(value, x)
+
+    def jvp(self, function, x, tangent):
+        with tf.autodiff.ForwardAccumulator(x, tangent) as accumulator:
+            value = function(x)
+        return accumulator.jvp(value)
+
+    def hvp(self, function, x, tangent):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            slope = tf.reduce_sum(self.gradient(function, x) * tangent)
+        return tape.gradient(slope, x)
+
+
+def make(name):
+    return TensorFlow()

@@ -1,0 +1,53 @@
+"""PyTorch."""
+
+import numpy as np
+import torch
+
+import zlpr_torch
+from harness.base import Backend, as_numpy, widened
+
+
+class Torch(Backend):
+    name = "torch"
+
+    def native(self, values, dtype):
+        if dtype == "bfloat16":
+            return torch.from_numpy(np.asarray(values, np.float64)).to(torch.bfloat16)
+        return torch.from_numpy(np.ascontiguousarray(as_numpy(values, dtype)))
+
+    def numpy(self, tensor):
+        tensor = tensor.detach()
+        return widened((tensor.double() if tensor.is_floating_point() else tensor).numpy())
+
+    def dtype_name(self, tensor):
+        return str(tensor.dtype).removeprefix("torch.")
+
+    def losses(self, logits, targets, **options):
+        return zlpr_torch.zlpr_loss(logits, targets, reduction="none", **_dialect(options))
+
+    def terms(self, logits, targets, **options):
+        return zlpr_torch.zlpr_terms(logits, targets, **_dialect(options))
+
+    def helper(self, name):
+        return getattr(zlpr_torch, name)
+
+    def gradient(self, function, x):
+        x = x.detach().clone().requires_grad_()
+        return torch.autograd.grad(function(x), x)[0]
+
+    def jvp(self, function, x, tangent):
+        return torch.func.jvp(function, (x,), (tangent,))[1]
+
+    def hvp(self, function, x, tangent):
+        x = x.detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(function(x), x, create_graph=True)
+        return torch.autograd.grad(slope, x, tangent)[0]
+
+
+def _dialect(options):
+    names = {"axis": "dim", "where": "mask"}
+    return {names.get(name, name): value for name, value in options.items()}
+
+
+def make(name):
+    return Torch()
