@@ -54,6 +54,7 @@ def pytest_generate_tests(metafunc):
         for b in backends
         for dtype in (b.dtypes if "dtype" in asked else [None])
         for mode in (b.modes if "mode" in asked else [None])
+        if None in (dtype, mode) or b.covers(dtype, mode)
     ]
     items = items or [dict.fromkeys(asked)]
     ids = ["-".join([getattr(i["backend"], "name", "absent"), *(str(i[a]) for a in asked[1:])]) for i in items]
@@ -78,6 +79,17 @@ def worst(request):
         assert error <= 1, f"{kind}: {error:.3g} times the bound"
 
     return check
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist
+        session.config.workeroutput["worst"] = [[*key, error] for key, error in _worst.items()]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    for *key, worst_there in getattr(node, "workeroutput", {}).get("worst", []):
+        _worst[tuple(key)] = max(_worst[tuple(key)], worst_there)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -29,6 +29,15 @@ def _finfo(dtype: Any, /) -> Any:
     return ml_dtypes.finfo(backend.standardize_dtype(dtype))
 
 
+def _where(condition: Any, x1: Any, x2: Any, /) -> Any:
+    # numbers take the dtype of the tensor beside them; Keras would take them through float32
+    if isinstance(x1, (int, float)):
+        x1 = ops.convert_to_tensor(x1, dtype=x2.dtype)
+    if isinstance(x2, (int, float)):
+        x2 = ops.convert_to_tensor(x2, dtype=x1.dtype)
+    return ops.where(condition, x1, x2)
+
+
 def _floor(x: Any, /) -> Any:
     return ops.cast(ops.floor(x), x.dtype)  # on torch Keras makes float32 of float64
 
@@ -57,6 +66,7 @@ xp = namespace_from(
     astype=_astype,
     isdtype=_isdtype,
     finfo=_finfo,
+    where=_where,
     floor=_floor,
     max=_max,
     sum=_sum,

@@ -14,6 +14,9 @@ class Backend(ABC):
     reads_values = True
     """Whether values can be read while computing, so that a bad id raises instead of being left out."""
 
+    def __init__(self):
+        self._programs = {}
+
     # --- the framework in its own words -----------------------------------------------------------------------------
     @abstractmethod
     def native(self, values, dtype):
@@ -41,6 +44,10 @@ class Backend(ABC):
         assert mode == "eager"
         return function
 
+    def covers(self, dtype, mode):
+        """Whether to spend time on this combination; every dtype and every mode is in one at least."""
+        return True
+
     def gradient(self, function, x):
         """Of a scalar function."""
         raise NotImplementedError
@@ -65,40 +72,52 @@ class Backend(ABC):
             arguments[name] = self.native(value, "bool" if name == "where" else wide) if is_array else value
         return arguments
 
-    def loss(self, logits, targets, dtype="float64", *, mode="eager", **options):
-        return self.numpy(self.raw_loss(logits, targets, dtype, mode=mode, **options))
+    def loss(self, logits, targets, dtype="float64", **options):
+        return self.numpy(self.raw_loss(logits, targets, dtype, **options))
 
     def raw_loss(self, logits, targets, dtype="float64", *, mode="eager", **options):
-        arguments, fixed = self._split(self.problem(logits, targets, dtype, **options))
-        return self.compiled(lambda tensors: self.losses(**tensors, **fixed), mode)(arguments)
+        tensors, fixed = _split(self.problem(logits, targets, dtype, **options))
+        return self._program("loss", "", mode, fixed)(tensors)
 
-    def grad(self, logits, targets, dtype="float64", *, wrt="logits", mode="eager", **options):
-        return self.numpy(self.raw_grad(logits, targets, dtype, wrt=wrt, mode=mode, **options))
+    def grad(self, logits, targets, dtype="float64", **options):
+        return self.numpy(self.raw_grad(logits, targets, dtype, **options))
 
     def raw_grad(self, logits, targets, dtype="float64", *, wrt="logits", mode="eager", **options):
-        function, x = self._scalar(logits, targets, dtype, wrt, options)
-        return self.compiled(lambda at: self.gradient(function, at), mode)(x)
+        tensors, fixed = _split(self.problem(logits, targets, dtype, **options))
+        return self._program("gradient", wrt, mode, fixed)(tensors)
 
-    def directional(self, logits, targets, tangent, dtype="float64", *, wrt="logits", mode="eager", order=1, **options):
-        """Forward-mode derivative (order 1) of the summed loss, or Hessian-vector product (order 2)."""
-        function, x = self._scalar(logits, targets, dtype, wrt, options)
-        product = self.jvp if order == 1 else self.hvp
-        v = self.native(tangent, dtype)
-        return self.numpy(self.compiled(lambda at: product(function, at, v), mode)(x))
+    def directional(self, product, logits, targets, tangent, dtype="float64", *, wrt="logits", mode="eager", **options):
+        """``product`` "jvp": forward-mode derivative of the summed loss; "hvp": Hessian-vector product."""
+        tensors, fixed = _split(self.problem(logits, targets, dtype, **options))
+        return self.numpy(self._program(product, wrt, mode, fixed)(tensors, self.native(tangent, dtype)))
 
-    def _scalar(self, logits, targets, dtype, wrt, options):
-        arguments = self.problem(logits, targets, dtype, **options)
-        x = arguments.pop(wrt)
-        return lambda at: self.total(self.losses(**{**arguments, wrt: at})), x
+    def _program(self, kind, wrt, mode, fixed):
+        """Kept, so that a compiler meets each combination of shapes and dtypes once."""
+        key = (kind, wrt, mode, tuple(sorted(fixed.items())))
+        if key not in self._programs:
+            self._programs[key] = self.compiled(self._function(kind, wrt, fixed), mode)
+        return self._programs[key]
+
+    def _function(self, kind, wrt, fixed):
+        if kind == "loss":
+            return lambda tensors: self.losses(**tensors, **fixed)
+
+        def differentiated(tensors, *tangent):
+            def total(x):
+                return self.total(self.losses(**{**tensors, wrt: x}, **fixed))
+
+            return getattr(self, kind)(total, tensors[wrt], *tangent)
+
+        return differentiated
 
     def total(self, losses):
         return losses.sum()
 
-    @staticmethod
-    def _split(arguments):
-        """Tensors apart from Python values, which a compiler takes as constants."""
-        fixed = {k: v for k, v in arguments.items() if v is None or isinstance(v, (int, float, str, tuple))}
-        return {k: v for k, v in arguments.items() if k not in fixed}, fixed
+
+def _split(arguments):
+    """Tensors apart from Python values, which a compiler takes as constants."""
+    fixed = {k: v for k, v in arguments.items() if v is None or isinstance(v, (int, float, str, tuple))}
+    return {k: v for k, v in arguments.items() if k not in fixed}, fixed
 
 
 def as_numpy(values, dtype):

@@ -35,6 +35,9 @@ class Jax(Backend):
     def compiled(self, function, mode):
         return jax.jit(function) if mode == "jit" else function
 
+    def covers(self, dtype, mode):
+        return mode == "jit" or dtype == "float32"  # eagerly JAX compiles every operation for every shape by itself
+
     def gradient(self, function, x):
         return jax.grad(function)(x)
 

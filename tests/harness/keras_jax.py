@@ -6,6 +6,7 @@ from harness.jax import Jax
 
 class KerasOnJax(Jax):
     name = "keras-jax"
+    modes = ("jit",)  # eager JAX is judged as "jax", and Keras compiles by default
 
     def losses(self, logits, targets, **options):
         return zlpr_tf.zlpr_loss(targets, logits, **options)

@@ -35,6 +35,9 @@ class TensorFlow(Backend):
     def compiled(self, function, mode):
         return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla")
 
+    def covers(self, dtype, mode):
+        return mode != "function" or dtype == "float32"  # a graph runs the kernels of the eager mode
+
     def gradient(self, function, x):
         with tf.GradientTape() as tape:
             tape.watch(x)
