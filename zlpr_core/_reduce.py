@@ -33,7 +33,7 @@ def _shifted_sum(logit: Array, weight: Array, *, axis: tuple[int, ...], xp: Name
     finite = shift < inf
     top = float(xp.finfo(logit.dtype).max)  # stands for an infinite logit, so that inf - inf never happens
     gap = xp.where(logit == inf, top, logit) - xp.where(finite, shift, top)
-    terms = _scaled_terms(gap, weight, log(top), xp=xp)
+    terms = _scaled_terms(gap, weight, log(0.75 * top), xp=xp)
     # 1 + total = e^-shift + Σ terms; expm1 is 0 for shift 0, so that a small sum reaches log1p unrounded
     return shift, xp.sum(terms, axis=axis, keepdims=True) + xp.expm1(xp.where(finite, -shift, 0.0)), terms
 

@@ -10,9 +10,10 @@ class Backend(ABC):
     name: str
     dtypes = ("float16", "bfloat16", "float32", "float64")
     modes = ("eager",)
+    default_mode = "eager"
     autodiff = True
-    reads_values = True
-    """Whether values can be read while computing, so that a bad id raises instead of being left out."""
+    adapter = True
+    """Has the options that only adapters have: label_smoothing and ignore_index."""
 
     def __init__(self):
         self._programs = {}
@@ -75,24 +76,25 @@ class Backend(ABC):
     def loss(self, logits, targets, dtype="float64", **options):
         return self.numpy(self.raw_loss(logits, targets, dtype, **options))
 
-    def raw_loss(self, logits, targets, dtype="float64", *, mode="eager", **options):
+    def raw_loss(self, logits, targets, dtype="float64", *, mode=None, **options):
         tensors, fixed = _split(self.problem(logits, targets, dtype, **options))
         return self._program("loss", "", mode, fixed)(tensors)
 
     def grad(self, logits, targets, dtype="float64", **options):
         return self.numpy(self.raw_grad(logits, targets, dtype, **options))
 
-    def raw_grad(self, logits, targets, dtype="float64", *, wrt="logits", mode="eager", **options):
+    def raw_grad(self, logits, targets, dtype="float64", *, wrt="logits", mode=None, **options):
         tensors, fixed = _split(self.problem(logits, targets, dtype, **options))
         return self._program("gradient", wrt, mode, fixed)(tensors)
 
-    def directional(self, product, logits, targets, tangent, dtype="float64", *, wrt="logits", mode="eager", **options):
+    def directional(self, product, logits, targets, tangent, dtype="float64", *, wrt="logits", mode=None, **options):
         """``product`` "jvp": forward-mode derivative of the summed loss; "hvp": Hessian-vector product."""
         tensors, fixed = _split(self.problem(logits, targets, dtype, **options))
         return self.numpy(self._program(product, wrt, mode, fixed)(tensors, self.native(tangent, dtype)))
 
     def _program(self, kind, wrt, mode, fixed):
         """Kept, so that a compiler meets each combination of shapes and dtypes once."""
+        mode = mode or self.default_mode
         key = (kind, wrt, mode, tuple(sorted(fixed.items())))
         if key not in self._programs:
             self._programs[key] = self.compiled(self._function(kind, wrt, fixed), mode)

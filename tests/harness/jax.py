@@ -13,6 +13,7 @@ jax.config.update("jax_enable_x64", True)
 class Jax(Backend):
     name = "jax"
     modes = ("eager", "jit")
+    default_mode = "jit"
 
     def native(self, values, dtype):
         return jnp.asarray(as_numpy(values, dtype))

@@ -1,0 +1,122 @@
+"""What goes wrong in the ZLPR code that people paste, input by input. Names are those of the project's defect list.
+
+D1-D3 concern class ids and D18 the KL divergence.
+"""
+
+import numpy as np
+import oracle
+import pytest
+
+INF, NAN = float("inf"), float("nan")
+
+
+def check(backend, mode, logits, targets, expected, dtype="float32", rtol=1e-6, **options):
+    """``expected`` to the digits given, the oracle to all of them, gradients of the right sign and finite."""
+    targets = np.asarray(targets)
+    np.testing.assert_allclose(backend.loss(logits, targets, dtype, mode=mode, **options), expected, rtol=5e-3)
+    if not options:
+        true = [float(oracle.zlpr(s, t)) for s, t in zip(logits, targets.astype(float).tolist(), strict=True)]
+        np.testing.assert_allclose(backend.loss(logits, targets, dtype, mode=mode), true, rtol=rtol)
+    grad = backend.grad(logits, targets, dtype, mode=mode, **options)
+    assert np.isfinite(grad).all()
+    assert (grad[targets == 1] <= 0).all()
+    assert (grad[targets == 0] >= 0).all()
+
+
+def test_d4_soft_labels_are_not_silently_zero(backend, mode):
+    check(backend, mode, [[-8.0, 8.0]], [[0.95, 0.05]], [15.90])
+    check(backend, mode, [[3.0, -2.0, 0.5, -4.0]], [[0.9, 0.1, 0.9, 0.1]], [3.25])
+    assert np.abs(backend.grad([[-8.0, 8.0]], np.asarray([[0.95, 0.05]]), mode=mode)).min() > 0.5
+
+
+def test_d5_label_on_a_masked_cell(backend, dtype, mode):
+    """A truncated span's label costs its example +inf if the mask is in the logits, nothing if it is a mask."""
+    logits, targets = [[3.0, -INF, 0.5], [3.0, -INF, 0.5]], np.asarray([[1, 1, 0], [1, 0, 0]])
+    got = backend.loss(logits, targets, dtype, mode=mode)
+    assert got[0] == INF
+    assert np.isfinite(got[1])
+    where = np.isfinite(logits)
+    masked = backend.loss(logits, targets, dtype, mode=mode, where=where)
+    np.testing.assert_array_equal(masked, got[1])
+    soft = backend.loss(logits, np.asarray([[1.0, 0.5, 0.0]] * 2), dtype, mode=mode)
+    np.testing.assert_array_equal(soft, INF)
+
+
+def test_d6_half_precision_is_not_nan(backend, dtype, mode):
+    check(backend, mode, [[3.0, -2.0, 0.5, -4.0]], [[1, 0, 1, 0]], [0.6475], dtype)
+
+
+def test_d7_soft_labels_a_hair_outside(backend, mode):
+    got = backend.loss([[2.0, -1.0]] * 3, np.asarray([[1.0000001, 0.0], [1.0, -1e-9], [1.0, 0.0]]), "float32", mode=mode)
+    np.testing.assert_array_equal(got, got[2])
+
+
+@pytest.mark.needs("autodiff")
+def test_d7_gradient_in_the_label_is_finite_at_0_and_1(backend, mode):
+    targets = np.asarray([[1.0, 0.0, 1.0]])
+    got = backend.grad([[3.0, -2.0, 0.5]], targets, wrt="targets", mode=mode)
+    true = [float(g) for g in oracle.zlpr_target_grad([3.0, -2.0, 0.5], targets[0])]
+    np.testing.assert_allclose(got[0], true, rtol=1e-13)
+
+
+def test_d8_large_finite_mask_and_smoothing(backend, mode):
+    """The number is honest when the mask is a logit; `where` takes the cell out."""
+    logits, targets = [[2.0, -1e7]], np.asarray([[0.95, 0.05]])
+    np.testing.assert_allclose(backend.loss(logits, targets, mode=mode), [1e7], rtol=1e-5)
+    got = backend.loss(logits, targets, mode=mode, where=np.asarray([[True, False]]))
+    np.testing.assert_allclose(got, [float(oracle.zlpr([2.0], [0.95]))], rtol=1e-13)
+    check(backend, mode, [[2.0, -1e4]], [[1.0, 0.0]], [0.1269])
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8", "bool", "int64"])
+def test_d9_label_dtype(backend, mode, kind):
+    check(backend, mode, [[3.0, -2.0, 0.5, -4.0]], np.asarray([[1, 0, 1, 0]]).astype(kind), [0.6475])
+
+
+@pytest.mark.needs("adapter")
+def test_d10_ignore_index_keeps_rows_apart(backend, mode):
+    logits = [[5.0, -5.0, 4.0, -4.0], [-3.0, 3.0, -2.0, 2.0]]
+    got = backend.loss(logits, np.asarray([[1, 0, -100, -100], [-100, -100, 0, 1]]), mode=mode, ignore_index=-100)
+    np.testing.assert_allclose(got, [0.0134, 0.2539], rtol=5e-3)
+    got = backend.loss(logits, np.asarray([[1, 0, -100, 0], [0, 1, 0, 1]]), mode=mode, ignore_index=-100)
+    assert np.isfinite(got).all()
+
+
+def test_d11_examples_do_not_mix(backend, mode):
+    check(backend, mode, [[4.0, -4.0], [-4.0, 4.0]], [[1, 0], [0, 1]], [0.0363, 0.0363])
+
+
+def test_d12_no_overflow(backend, dtype, mode):
+    check(backend, mode, [[-89.0, 0.0]], [[1, 0]], [89.6931], dtype)
+    check(backend, mode, [[-11.5, 0.0]], [[1, 0]], [12.1932], dtype)
+
+
+def test_d13_masked_cells_add_nothing(backend, mode):
+    logits = np.where(np.arange(14) == 3, 4.0, -4.0)[None] / 0.2
+    targets = (np.arange(14) == 3).astype(int)[None]
+    check(backend, mode, logits, targets, [2.885e-8])
+
+
+def test_d14_scale_is_that_of_one_example(backend, mode):
+    got = backend.loss(np.zeros((2, 128 * 128)), np.zeros((2, 128 * 128), int), mode=mode)
+    np.testing.assert_allclose(got, np.log(1 + 128 * 128), rtol=1e-13)
+
+
+def test_d15_threshold_moves_the_boundary_the_right_way(backend, mode):
+    """Asking more of a positive costs more."""
+    got = [backend.loss([[0.5]], np.asarray([[1]]), mode=mode, threshold=theta)[0] for theta in (0.0, 1.0)]
+    np.testing.assert_allclose(got, [0.474, 0.974], rtol=1e-3)
+
+
+def test_d16_confident_mistakes_keep_their_gradient(backend, dtype, mode):
+    grad = backend.grad([[-19.0, 120.0], [-120.0, -20.7]], np.asarray([[1, 0], [1, 0]]), dtype, mode=mode)
+    np.testing.assert_allclose(grad[:, 0], -1, rtol=1e-3)
+    np.testing.assert_allclose(grad[0, 1], 1, rtol=1e-3)
+
+
+def test_d17_axes_can_be_named(backend, mode):
+    logits = np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8))
+    targets = logits > 1.5
+    got = backend.loss(logits, targets, mode=mode, axis=(-2, -1))
+    flat = backend.loss(logits.reshape(2, 3, 64), targets.reshape(2, 3, 64), mode=mode)
+    np.testing.assert_allclose(got, flat, rtol=1e-14)
