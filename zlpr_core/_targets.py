@@ -131,14 +131,13 @@ def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = -1, xp: Namesp
     if not xp.isdtype(indices.dtype, "integral"):
         msg = f"`indices` must be integer class ids. Received dtype: {indices.dtype}."
         raise TypeError(msg)
-    outside = (indices != pad) & ((indices < 0) | (indices >= num_classes))
+    ids = xp.astype(indices, xp.int64 if xp.isdtype(indices.dtype, xp.int64) else xp.int32)
+    outside = (ids != pad) & ((ids < 0) | (ids >= num_classes))
     if (bad := _first_cell_if_known(outside, xp=xp)) is not None:
-        msg = f"`indices` must be in [0, {num_classes}) or `pad` ({pad}). Received: {int(indices[bad])} at {list(bad)}."  # type: ignore[index]
+        msg = f"`indices` must be in [0, {num_classes}) or `pad` ({pad}). Received: {int(ids[bad])} at {list(bad)}."
         raise IndexError(msg)
-    wide = xp.int64 if xp.isdtype(indices.dtype, xp.int64) else xp.int32
-    column = xp.reshape(xp.astype(indices, wide), (*indices.shape, 1))
-    present = column == xp.arange(num_classes, dtype=wide, device=device(indices))
-    hot: ArrayT = xp.any(present, axis=-2)
+    classes = xp.arange(num_classes, dtype=ids.dtype, device=device(indices))
+    hot: ArrayT = xp.any(xp.reshape(ids, (*ids.shape, 1)) == classes, axis=-2)
     return hot
 
 
@@ -181,8 +180,8 @@ def check_targets(targets: Array, /, *, ignore_index: float | None = None, xp: N
     if ignore_index is not None:
         valid = valid | equals(targets, ignore_index, xp=xp)
     if (bad := first_cell(~valid, xp=xp)) is not None:
-        expected = "0 or 1" if xp.isdtype(targets.dtype, "integral") else "in [0, 1]"
-        msg = f"`targets` must be {expected}. Received: {targets[bad]} at {list(bad)}."  # type: ignore[index]
+        expected, number = ("0 or 1", int) if xp.isdtype(targets.dtype, "integral") else ("in [0, 1]", float)
+        msg = f"`targets` must be {expected}. Received: {number(targets[bad])} at {list(bad)}."
         raise ValueError(msg)
 
 

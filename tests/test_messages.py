@@ -1,0 +1,84 @@
+"""Bad input gets one clear sentence: the argument by the user's name for it, what was expected, what came."""
+
+import numpy as np
+import pytest
+
+LOGITS, TARGETS = np.zeros((2, 3)), np.zeros((2, 3), int)
+NAMES = {
+    "core": {"logits": "logits", "targets": "targets", "axis": "axis", "where": "where"},
+    "torch": {"logits": "input", "targets": "target", "axis": "dim", "where": "mask"},
+    "jax": {"logits": "logits", "targets": "labels", "axis": "axis", "where": "where"},
+}
+WHERE_CELLS = np.zeros((2, 2), bool)
+SHAPES = [
+    ({"targets": np.zeros((2, 1), int)}, "`{logits}` and `{targets}` must have the same shape. Received: (2, 3) and (2, 1). For class ids, call `multi_hot` on them first."),
+    ({"targets": np.zeros((2, 1))}, "Received: (2, 3) and (2, 1). `{targets}` are never broadcast: give every class its own, one row per example."),
+    ({"targets": np.zeros(3)}, "Received: (2, 3) and (3,)."),
+    ({"where": WHERE_CELLS}, "`{where}` must broadcast to the shape of `{logits}`. Received: (2, 2) for (2, 3)."),
+    ({"weight": np.zeros(2)}, "`weight` must broadcast to the shape of `{logits}`. Received: (2,) for (2, 3)."),
+    ({"pos_weight": np.zeros((1, 2, 3))}, "`pos_weight` must broadcast to the shape of `{logits}`. Received: (1, 2, 3) for (2, 3)."),
+    ({"threshold": np.zeros((3, 3))}, "`threshold` must broadcast to the shape of `{logits}`. Received: (3, 3) for (2, 3)."),
+    ({"axis": 2}, "`{axis}` must name distinct axes of `{logits}`. Received: 2 for shape (2, 3)."),
+    ({"axis": (1, -1)}, "`{axis}` must name distinct axes of `{logits}`. Received: (1, -1) for shape (2, 3)."),
+    ({"axis": ()}, "`{axis}` must name distinct axes of `{logits}`. Received: () for shape (2, 3)."),
+    ({"logits": np.zeros((2, 0)), "targets": np.zeros((2, 0))}, "`{logits}` must have at least one class. Received shape: (2, 0), classes on -1."),
+]  # fmt: skip
+
+
+def expected(backend, text):
+    family = {"numpy": "core", "strict": "core", "torch": "torch"}.get(backend.name, "jax")
+    return text.format(**NAMES[family])
+
+
+@pytest.mark.parametrize(("change", "text"), SHAPES, ids=range(len(SHAPES)))
+def test_value_errors(backend, mode, change, text):
+    arguments = {"logits": LOGITS, "targets": TARGETS, **change}
+    with pytest.raises(ValueError) as caught:
+        backend.loss(arguments.pop("logits"), arguments.pop("targets"), "float32", mode=mode, **arguments)
+    assert expected(backend, text) in str(caught.value)
+
+
+@pytest.mark.parametrize("axis", ["classes", 1.0, None, True, (0, "1")], ids=str)
+def test_axis_type(backend, axis):
+    tensors = backend.problem(LOGITS, TARGETS, "float32")
+    with pytest.raises(TypeError) as caught:
+        backend.losses(**tensors, axis=axis)
+    assert expected(backend, f"`{{axis}}` must be an int or a tuple of ints. Received: {axis!r}.") in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["int64", "bool", "complex64"])
+def test_logits_type(backend, kind):
+    tensors = {"logits": backend.native(LOGITS, kind), "targets": backend.native(TARGETS, "int64")}
+    with pytest.raises(TypeError) as caught:
+        backend.losses(**tensors)
+    assert expected(backend, "`{logits}` must have a real floating dtype. Received: ") in str(caught.value)
+    with pytest.raises(TypeError, match="must have a real floating dtype"):
+        backend.helper("predict")(tensors["logits"])
+
+
+def test_targets_type(backend):
+    tensors = {"logits": backend.native(LOGITS, "float32"), "targets": backend.native(TARGETS, "complex64")}
+    with pytest.raises(TypeError) as caught:
+        backend.losses(**tensors)
+    assert expected(backend, "`{targets}` must be bool, integer or real floating. Received dtype: ") in str(caught.value)
+
+
+def test_where_type(backend):
+    tensors = backend.problem(LOGITS, TARGETS, "float32")
+    with pytest.raises(TypeError) as caught:
+        backend.losses(**tensors, where=backend.native(TARGETS, "int64"))
+    assert expected(backend, "`{where}` must be a bool array. Received: ") in str(caught.value)
+
+
+@pytest.mark.needs("adapter")
+def test_label_smoothing_range(backend):
+    with pytest.raises(ValueError, match=r"must be a number in \[0, 1\]. Received: 1.5"):
+        backend.loss(LOGITS, TARGETS, label_smoothing=1.5)
+
+
+def test_every_message_is_one_sentence_for_its_reader(backend):
+    """No traceback of another exception in front of it."""
+    with pytest.raises(ValueError) as caught:
+        backend.losses(**backend.problem(LOGITS, np.zeros((2, 2)), "float32"))
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
