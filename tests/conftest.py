@@ -12,6 +12,7 @@ FRAMEWORK_FILES = {  # test files that speak one framework's own language
     "test_tf.py": {"tf"},
     "test_keras.py": {"tf", "keras-jax", "keras-torch"},
     "test_core.py": {"numpy"},
+    "test_harness.py": {"numpy"},
 }
 _worst = defaultdict(float)
 _loaded = {}

@@ -199,7 +199,7 @@ def zlpr_entropy(
     array([1.5769, 0.    ])
     """
     xp = infer(xp, targets=targets)
-    soft = soft_targets(targets, xp=xp)
+    soft = soft_targets(targets, compute_dtype(targets.dtype, xp=xp), xp=xp)
     axes = class_axes(soft, axis, xp=xp)
     if where is not None:
         check_options(targets, where=where, xp=xp)

@@ -32,9 +32,8 @@ def read_targets(targets: Array, dtype: Any, /, *, xp: Namespace) -> tuple[Any, 
     return xp.where(soft > 1, 1.0, soft), valid
 
 
-def soft_targets(targets: Array, /, *, xp: Namespace) -> Any:
+def soft_targets(targets: Array, dtype: Any, /, *, xp: Namespace) -> Any:
     """Targets as floating numbers in [0, 1]; an illegal one is NaN."""
-    dtype = compute_dtype(targets.dtype, xp=xp)
     soft, valid = read_targets(targets, dtype, xp=xp)
     soft = xp.astype(soft, dtype)
     return soft if valid is None else xp.where(valid, soft, nan)
@@ -91,9 +90,12 @@ def smooth_labels(
     if mode not in ("symmetric", "positive"):
         msg = f'`mode` must be "symmetric" or "positive". Received: {mode!r}.'
         raise ValueError(msg)
-    floor = epsilon / 2 if mode == "symmetric" else 0.0
-    smoothed: ArrayT = soft_targets(targets, xp=xp) * (1 - epsilon) + floor
+    smoothed: ArrayT = _smooth(targets, epsilon, mode, compute_dtype(targets.dtype, xp=xp), xp=xp)
     return smoothed
+
+
+def _smooth(targets: Array, epsilon: float, mode: str, dtype: Any, /, *, xp: Namespace) -> Any:
+    return soft_targets(targets, dtype, xp=xp) * (1 - epsilon) + (epsilon / 2 if mode == "symmetric" else 0.0)
 
 
 def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = -1, xp: Namespace | None = None) -> ArrayT:
@@ -206,12 +208,20 @@ def _first_cell_if_known(condition: Array, *, xp: Namespace) -> tuple[int, ...] 
 
 
 def prepare_targets(
-    targets: Array, where: Array | None, /, *, label_smoothing: float, ignore_index: float | None, xp: Namespace
+    targets: Array,
+    where: Array | None,
+    logits: Array,
+    /,
+    *,
+    label_smoothing: float,
+    ignore_index: float | None,
+    xp: Namespace,
 ) -> tuple[Any, Any]:
     """What the adapters' ``label_smoothing`` and ``ignore_index`` mean in terms of targets and ``where``."""
+    check_fraction("label_smoothing", label_smoothing)
     if ignore_index is not None:
         kept = ~equals(targets, ignore_index, xp=xp)
         where = kept if where is None else where & kept
     if label_smoothing:
-        targets = smooth_labels(targets, label_smoothing, xp=xp)
+        targets = _smooth(targets, label_smoothing, "symmetric", compute_dtype(logits.dtype, xp=xp), xp=xp)
     return targets, where

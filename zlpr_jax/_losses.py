@@ -109,11 +109,12 @@ def zlpr_terms(
       >>> print(positive.round(4), negative.round(4))
       [0.1269] [0.862]
     """
+    scores = jnp.asarray(logits)
     targets, kept = prepare_targets(
-        jnp.asarray(labels), _array(where), label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
+        jnp.asarray(labels), _array(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
     )
     return zlpr_core.zlpr_terms(
-        jnp.asarray(logits),
+        scores,
         targets,
         axis=axis,
         where=kept,

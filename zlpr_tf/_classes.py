@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from zlpr_core._checks import check_fraction
-from zlpr_core._targets import equals, soft_targets
+from zlpr_core._targets import compute_dtype, equals, soft_targets
 from zlpr_core._typing import Axis
 
 from ._losses import zlpr_loss
@@ -69,7 +69,7 @@ class ZLPRLoss(keras.losses.Loss):
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss. Keras casts `y_true` on its way to `call`, so what its own dtype says is read here."""
         targets = ops.convert_to_tensor(y_true)
-        soft = soft_targets(targets, xp=xp)
+        soft = soft_targets(targets, compute_dtype(targets.dtype, xp=xp), xp=xp)
         if self.ignore_index is not None:
             soft = ops.where(equals(targets, self.ignore_index, xp=xp), self.ignore_index, soft)
         return super().__call__(soft, y_pred, sample_weight)

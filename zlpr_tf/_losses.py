@@ -116,11 +116,12 @@ def zlpr_terms(
         >>> print(ops.convert_to_numpy(positive).round(4), ops.convert_to_numpy(negative).round(4))
         [0.1269] [0.862]
     """
+    targets, scores = ops.convert_to_tensor(labels), ops.convert_to_tensor(logits)
     targets, kept = prepare_targets(
-        ops.convert_to_tensor(labels), _tensor(where), label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
+        targets, _tensor(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
     )
     return zlpr_core.zlpr_terms(
-        ops.convert_to_tensor(logits),
+        scores,
         targets,
         axis=axis,
         where=kept,

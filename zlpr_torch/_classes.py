@@ -76,15 +76,11 @@ class ZLPRLoss(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        options = {
-            "weight": self.weight,
-            "pos_weight": self.pos_weight,
-            "threshold": self.threshold,
-            "label_smoothing": self.label_smoothing or None,
-            "ignore_index": self.ignore_index,
-        }
-        shown = {name: value for name, value in options.items() if isinstance(value, Tensor) or value not in (None, 0.0)}
-        return ", ".join(f"{name}={value!r}" for name, value in {"dim": self.dim, **shown, "reduction": self.reduction}.items())
+        neutral = {"weight": None, "pos_weight": None, "threshold": 0.0, "label_smoothing": 0.0, "ignore_index": None}
+        options = {name: getattr(self, name) for name in neutral}
+        shown = {name: value for name, value in options.items() if isinstance(value, Tensor) or value != neutral[name]}
+        shown = {"dim": self.dim, **shown, "reduction": self.reduction}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
 
 def _weight_tensor(argument: str, weight: Tensor | float | None) -> Tensor | None:

@@ -116,7 +116,9 @@ def zlpr_terms(
         (tensor([0.1269]), tensor([0.8620]))
     """
     check_tensors(input=input, target=target)
-    target, mask = prepare_targets(target, mask, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp)
+    target, mask = prepare_targets(
+        target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
+    )
     return zlpr_core.zlpr_terms(
         input, target, axis=dim, where=mask, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp
     )

@@ -1,0 +1,70 @@
+"""The core as NumPy users meet it: inference of the namespace, an explicit one, no warnings."""
+
+import warnings
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import zlpr_core
+from zlpr_core._namespace import namespace_from
+
+LOGITS, TARGETS = np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])
+CALLS = {
+    "zlpr": lambda **o: zlpr_core.zlpr(LOGITS, TARGETS, **o),
+    "zlpr_terms": lambda **o: zlpr_core.zlpr_terms(LOGITS, TARGETS, **o)[0],
+    "zlpr_grad": lambda **o: zlpr_core.zlpr_grad(LOGITS, TARGETS, **o),
+    "zlpr_entropy": lambda **o: zlpr_core.zlpr_entropy(TARGETS, **o),
+    "smooth_labels": lambda **o: zlpr_core.smooth_labels(TARGETS, 0.1, **o),
+    "multi_hot": lambda **o: zlpr_core.multi_hot(TARGETS, 3, **o),
+    "predict": lambda **o: zlpr_core.predict(LOGITS, **o),
+    "probabilities": lambda **o: zlpr_core.probabilities(LOGITS, **o),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_namespace_can_be_passed(name):
+    np.testing.assert_array_equal(CALLS[name](xp=np), CALLS[name]())
+
+
+def test_a_passed_numpy_adds_as_well_as_an_inferred_one():
+    logits, targets = np.full((10_000, 2), np.float32(-7.3)), np.zeros((10_000, 2), int)
+    passed = zlpr_core.zlpr(logits, targets, axis=0, xp=np)
+    np.testing.assert_array_equal(passed, zlpr_core.zlpr(logits, targets, axis=0))
+
+
+@pytest.mark.parametrize("arguments", [([[1.0]], [[1]]), (LOGITS, [[1, 0, 0]]), (LOGITS, array_api_strict.asarray(TARGETS)), ("a", "b")])
+def test_what_is_not_an_array(arguments):
+    with pytest.raises(TypeError, match=r"^Expected arrays of one library that array-api-compat knows. Received: `logits` of type "):
+        zlpr_core.zlpr(*arguments)
+
+
+def test_a_new_framework_needs_the_namespace_only():
+    """Anything that offers the protocol's names computes, here NumPy under another roof."""
+    own = namespace_from(np, dialect={"logits": "scores"})
+    np.testing.assert_array_equal(zlpr_core.zlpr(LOGITS, TARGETS, xp=own), zlpr_core.zlpr(LOGITS, TARGETS))
+    with pytest.raises(TypeError, match="`scores` must have a real floating dtype"):
+        zlpr_core.zlpr(TARGETS, TARGETS, xp=own)
+
+
+def test_a_namespace_that_lacks_a_function_says_which():
+    with pytest.raises(AttributeError, match="'object' object has no attribute"):
+        namespace_from(object())
+
+
+def test_legal_input_warns_of_nothing():
+    logits = np.asarray([[np.inf, -np.inf, 1e4, -1e4, 0.0]] * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for targets in (np.asarray([[1, 0, 0, 1, 1], [0, 1, 1, 0, 0]]), np.asarray([[1.0, 0.0, 0.5, 1e-300, 0.3]] * 2)):
+            for options in ({}, {"threshold": 1.5}, {"weight": np.asarray([0.0, 1.0, 1e30, 1e-30, 2.0])}):
+                zlpr_core.zlpr(logits, targets, **options)
+                zlpr_core.zlpr_grad(logits, targets, **options)
+        zlpr_core.probabilities(logits)
+        zlpr_core.predict(logits, at_least_one=True)
+
+
+def test_numpy_scalars_are_options():
+    plain = zlpr_core.zlpr(LOGITS, TARGETS, weight=0.5, threshold=0.25)
+    scalar = zlpr_core.zlpr(LOGITS, TARGETS, weight=np.float32(0.5), threshold=np.float64(0.25))
+    np.testing.assert_array_equal(plain, scalar)

@@ -1,0 +1,104 @@
+"""What only JAX has: jit, transformations, weak types, float64 switched off."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.test_util import check_grads
+
+import zlpr_core
+from zlpr_jax import multi_hot, predict, zlpr_loss
+
+RNG = np.random.default_rng(0)
+LOGITS, SOFT = RNG.normal(0, 3, (6, 5)), RNG.random((6, 5))
+HARD = RNG.random((6, 5)) < 0.4
+
+
+@pytest.mark.parametrize("labels", [HARD, HARD.astype(int), SOFT], ids=["bool", "int", "soft"])
+def test_check_grads_to_second_order(labels):
+    def loss(logits, weight, pos_weight, threshold):
+        return zlpr_loss(logits, labels, weight=weight, pos_weight=pos_weight, threshold=threshold)
+
+    inputs = (jnp.asarray(LOGITS), jnp.asarray(RNG.random(5)), jnp.asarray(RNG.random((6, 1))), jnp.asarray(RNG.normal(size=5)))
+    check_grads(loss, inputs, order=2, modes=("fwd", "rev"))
+
+
+def test_check_grads_in_the_labels():
+    check_grads(zlpr_loss, (jnp.asarray(LOGITS), jnp.asarray(0.1 + 0.8 * SOFT)), order=2, modes=("fwd", "rev"))
+
+
+def test_vmap_and_jit_agree():
+    each = zlpr_loss(LOGITS, HARD)
+    np.testing.assert_allclose(jax.vmap(zlpr_loss)(LOGITS, HARD), each, rtol=1e-14)
+    np.testing.assert_allclose(jax.jit(jax.vmap(zlpr_loss))(LOGITS, HARD), each, rtol=1e-14)
+    np.testing.assert_allclose(jax.vmap(zlpr_loss, in_axes=(1, 1))(LOGITS.T, HARD.T), each, rtol=1e-14)
+
+
+def test_hessian_is_bounded():
+    hessian = jax.hessian(zlpr_loss)(LOGITS[0], HARD[0])
+    assert np.linalg.eigvalsh(hessian).max() <= 0.5 + 1e-12
+    np.testing.assert_allclose(hessian, jax.jacrev(jax.jacrev(zlpr_loss))(LOGITS[0], HARD[0]), rtol=1e-9, atol=1e-12)
+
+
+def test_integer_labels_are_not_differentiable():
+    """A derivative that cannot be given raises."""
+    with pytest.raises(TypeError, match="grad requires real- or complex-valued inputs"):
+        jax.grad(lambda y: zlpr_loss(LOGITS, y).sum())(HARD.astype(int))
+
+
+def test_what_jax_takes_is_taken():
+    """NumPy arrays, lists, and options as lists."""
+    lists = zlpr_loss(LOGITS.tolist(), HARD.tolist(), where=HARD.tolist(), weight=[1, 2, 3, 4, 5], threshold=[[0.5]])
+    arrays = zlpr_loss(jnp.asarray(LOGITS), jnp.asarray(HARD), where=HARD, weight=np.arange(1.0, 6), threshold=0.5)
+    np.testing.assert_array_equal(lists, arrays)
+    assert isinstance(lists, jax.Array)
+
+
+def test_options_can_be_traced():
+    def loss(threshold, weight):
+        return zlpr_loss(LOGITS, HARD, threshold=threshold, weight=weight).sum()
+
+    np.testing.assert_allclose(jax.jit(loss)(0.5, 2.0), loss(0.5, 2.0), rtol=1e-14)
+    assert jax.grad(loss)(0.5, 2.0).shape == ()
+
+
+def test_without_float64():
+    """JAX as it is by default: float64 input is float32, silently as everywhere in JAX, and nothing warns."""
+    with jax.enable_x64(False), np.errstate(all="raise"):
+        loss = jax.jit(zlpr_loss)(LOGITS, SOFT)
+        assert loss.dtype == jnp.float32
+        np.testing.assert_allclose(loss, zlpr_core.zlpr(LOGITS, SOFT), rtol=1e-6)
+        grad = jax.grad(lambda s: zlpr_loss(s, SOFT).sum())(jnp.asarray(LOGITS))
+        np.testing.assert_allclose(grad, zlpr_core.zlpr_grad(LOGITS, SOFT), rtol=1e-4, atol=1e-6)
+
+
+def test_helpers_trace():
+    """An id that cannot be read while tracing raises nothing and is left out."""
+    hot = jax.jit(multi_hot, static_argnums=1)(jnp.asarray([[0, 7], [2, -1]]), 3)
+    np.testing.assert_array_equal(hot, [[True, False, False], [False, False, True]])
+    np.testing.assert_array_equal(jax.jit(predict)(jnp.asarray([[1.0, -1.0]])), [[True, False]])
+
+
+def test_the_core_infers_jax():
+    logits, labels = jnp.asarray(LOGITS), jnp.asarray(HARD)
+    np.testing.assert_array_equal(zlpr_core.zlpr(logits, labels), zlpr_loss(logits, labels))
+    grad = jax.grad(lambda s: zlpr_loss(s, labels).sum())(logits)
+    np.testing.assert_allclose(zlpr_core.zlpr_grad(logits, labels), grad, rtol=1e-12, atol=1e-15)
+
+
+def test_a_model_trains_with_optax():
+    x = jnp.asarray(RNG.normal(size=(64, 4)), jnp.float32)
+    labels = x[:, :3] > 0
+    optimizer = optax.adam(0.1)
+
+    @jax.jit
+    def step(carry, _):
+        weights, state = carry
+        loss, grads = jax.value_and_grad(lambda w: zlpr_loss(x @ w, labels).mean())(weights)
+        updates, state = optimizer.update(grads, state)
+        return (optax.apply_updates(weights, updates), state), loss
+
+    weights = jnp.zeros((4, 3), jnp.float32)
+    _, losses = jax.lax.scan(step, (weights, optimizer.init(weights)), length=100)
+    assert losses[-1] < 0.2 * losses[0]

@@ -1,0 +1,86 @@
+"""What only TensorFlow has: dynamic batches in a graph, XLA, Python containers, variables."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from zlpr_tf import multi_hot, zlpr_loss
+
+RNG = np.random.default_rng(0)
+LOGITS, SOFT = RNG.normal(0, 3, (6, 5)), RNG.random((6, 5))
+HARD = RNG.random((6, 5)) < 0.4
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("kind", [tf.bool, tf.int32, tf.float64])
+def test_one_graph_serves_every_batch(jit, kind):
+    spec = [tf.TensorSpec([None, 5], kind), tf.TensorSpec([None, 5], tf.float64)]
+    compiled = tf.function(zlpr_loss, input_signature=spec, jit_compile=jit)
+    for rows in (6, 3, 0):
+        labels = tf.cast(HARD[:rows], kind)
+        np.testing.assert_allclose(compiled(labels, LOGITS[:rows]), zlpr_loss(labels, LOGITS[:rows]), rtol=1e-14)
+    assert compiled.experimental_get_tracing_count() == 1
+
+
+def test_unknown_number_of_classes():
+    compiled = tf.function(zlpr_loss, input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float64)])
+    for classes in (5, 2):
+        labels = tf.cast(HARD[:, :classes], tf.int32)
+        np.testing.assert_allclose(compiled(labels, LOGITS[:, :classes]), zlpr_loss(labels, LOGITS[:, :classes]), rtol=1e-14)
+
+
+def test_shapes_that_differ_are_caught_while_tracing():
+    with pytest.raises(ValueError, match=r"must have the same shape. Received: \(6, 5\) and \(6, 4\)"):
+        tf.function(zlpr_loss)(HARD[:, :4], LOGITS)
+
+
+def test_what_tensorflow_takes_is_taken():
+    """NumPy arrays, lists, variables, and options as lists."""
+    variable = tf.Variable(LOGITS)
+    listed = zlpr_loss(HARD.tolist(), variable, where=HARD.tolist(), weight=[0.1, 2, 3, 4, 5], threshold=[[0.3]])
+    arrays = zlpr_loss(HARD, LOGITS, where=HARD, weight=np.asarray([0.1, 2, 3, 4, 5]), threshold=np.asarray(0.3))
+    np.testing.assert_array_equal(listed, arrays)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(zlpr_loss(HARD, variable))
+    assert tape.gradient(loss, variable).shape == (6, 5)
+
+
+def test_gradient_tape_jacobian_and_persistent_use():
+    x = tf.constant(LOGITS)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        losses = zlpr_loss(HARD, x)
+    first, second = tape.gradient(losses, x), tape.gradient(losses, x)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(tf.reduce_sum(tape.jacobian(losses, x), 1), first, rtol=1e-13)
+
+
+def test_vectorized_map():
+    each = tf.vectorized_map(lambda pair: zlpr_loss(*pair), (tf.constant(HARD), tf.constant(LOGITS)))
+    np.testing.assert_allclose(each, zlpr_loss(HARD, LOGITS), rtol=1e-14)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_multi_hot_in_a_graph_leaves_out_bad_ids(jit):
+    hot = tf.function(lambda ids: multi_hot(ids, 3), jit_compile=jit)(tf.constant([[0, 7], [2, -1]]))
+    np.testing.assert_array_equal(hot, [[True, False, False], [False, False, True]])
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_model_trains_in_half_precision(jit):
+    """float16 variables and gradients, the loss in float32."""
+    x = tf.constant(RNG.normal(size=(64, 4)), tf.float16)
+    labels, weights = x[:, :3] > 0, tf.Variable(tf.zeros((4, 3), tf.float16))
+
+    @tf.function(jit_compile=jit)
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(zlpr_loss(labels, x @ weights))
+        gradient = tape.gradient(loss, weights)
+        weights.assign_sub(tf.cast(gradient, tf.float16))
+        return loss, gradient
+
+    losses = [step()[0] for _ in range(40)]
+    assert losses[0].dtype == tf.float32
+    assert losses[-1] < 0.4 * losses[0]
+    assert step()[1].dtype == tf.float16

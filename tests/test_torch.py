@@ -1,0 +1,244 @@
+"""What only PyTorch has: reductions, modules, compile, autocast, torch.func, devices."""
+
+import copy
+import math
+import pickle
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch._dynamo.testing
+from torch.autograd import gradcheck, gradgradcheck
+
+import zlpr_core
+import zlpr_torch
+from zlpr_torch import ZLPRLoss, zlpr_loss, zlpr_terms
+
+torch.manual_seed(0)
+LOGITS = torch.randn(6, 5, dtype=torch.float64) * 3
+HARD = torch.rand(6, 5) < 0.4
+SOFT = torch.rand(6, 5, dtype=torch.float64)
+EACH = partial(zlpr_loss, reduction="none")
+
+
+@pytest.mark.parametrize("target", [HARD, SOFT], ids=["hard", "soft"])
+def test_reductions(target):
+    each = EACH(LOGITS, target)
+    torch.testing.assert_close(zlpr_loss(LOGITS, target), each.mean())
+    torch.testing.assert_close(zlpr_loss(LOGITS, target, reduction="sum"), each.sum())
+    spans = LOGITS.reshape(2, 3, 5)
+    torch.testing.assert_close(zlpr_loss(spans, target.reshape(2, 3, 5)), each.mean())
+
+
+def test_empty_batch_reduces_as_in_torch():
+    empty = torch.zeros(0, 5, requires_grad=True)
+    assert math.isnan(zlpr_loss(empty, torch.zeros(0, 5)).item())
+    total = zlpr_loss(empty, torch.zeros(0, 5), reduction="sum")
+    total.backward()
+    assert total.item() == 0
+    assert empty.grad.shape == (0, 5)
+
+
+@pytest.mark.parametrize("make", [lambda: zlpr_loss(LOGITS, HARD, reduction="avg"), lambda: ZLPRLoss(reduction="avg")])
+def test_unknown_reduction(make):
+    with pytest.raises(ValueError, match='`reduction` must be "mean", "sum" or "none". Received: \'avg\'.'):
+        make()
+
+
+@pytest.mark.parametrize(("arguments", "name"), [(([[1.0]], HARD), "input"), ((LOGITS, np.zeros((6, 5))), "target")])
+def test_tensors_are_asked_for(arguments, name):
+    with pytest.raises(TypeError, match=f"`{name}` must be a torch.Tensor. Received: (list|ndarray). Wrap it in torch.as_tensor."):
+        zlpr_loss(*arguments)
+
+
+def leaves(*tensors):
+    return tuple(t.detach().clone().requires_grad_() for t in tensors)
+
+
+@pytest.mark.parametrize("target", [HARD, SOFT], ids=["hard", "soft"])
+def test_gradcheck_in_every_argument(target):
+    inputs = leaves(LOGITS, torch.rand(5).double(), torch.rand(6, 1).double(), torch.randn(5).double())
+
+    def loss(logits, weight, pos_weight, threshold):
+        return EACH(logits, target, weight=weight, pos_weight=pos_weight, threshold=threshold)
+
+    assert gradcheck(loss, inputs, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
+    assert gradgradcheck(loss, inputs, check_fwd_over_rev=True)
+
+
+def test_gradcheck_in_the_target():
+    inside = 0.1 + 0.8 * SOFT
+    assert gradcheck(lambda t: EACH(LOGITS, t), leaves(inside), check_forward_ad=True)
+    assert gradgradcheck(lambda s, t: EACH(s, t), leaves(LOGITS, inside))
+
+
+def test_a_graph_can_be_used_twice():
+    (x,) = leaves(LOGITS)
+    loss = zlpr_loss(x, HARD)
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_inputs_keep_their_version():
+    (x,) = leaves(LOGITS)
+    zlpr_loss(x, SOFT, mask=HARD).backward()
+    assert (x._version, SOFT._version, HARD._version) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("target", [HARD, SOFT], ids=["hard", "soft"])
+def test_func_transforms(target):
+    each = EACH(LOGITS, target)
+    torch.testing.assert_close(torch.vmap(EACH)(LOGITS, target), each)
+    grads = torch.vmap(torch.func.grad(EACH))(LOGITS, target)
+    torch.testing.assert_close(grads, torch.func.grad(lambda s: EACH(s, target).sum())(LOGITS))
+    hessian = torch.func.hessian(EACH)(LOGITS[0], target[0])
+    by_rows = torch.func.jacrev(torch.func.jacrev(EACH))(LOGITS[0], target[0])
+    torch.testing.assert_close(hessian, by_rows)
+    assert torch.linalg.eigvalsh(hessian).max() <= 0.5 + 1e-12
+
+
+COMPILED = {
+    "hard": (HARD, {}),
+    "soft": (SOFT.float(), {}),
+    "everything": (SOFT.float(), {"mask": HARD, "weight": torch.rand(5), "pos_weight": torch.rand(5), "threshold": torch.randn(5), "label_smoothing": 0.1, "ignore_index": -1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiles_whole_with_the_batch_dynamic(name, dtype):
+    """One graph, compiled once for every batch size, that equals the eager mode."""
+    target, options = COMPILED[name]
+    counter = torch._dynamo.testing.CompileCounterWithBackend("inductor")
+    compiled = torch.compile(lambda s, t, m: zlpr_loss(s, t, **{**options, **m}), fullgraph=True, dynamic=True, backend=counter)
+    for rows in (6, 4, 3):
+        mask = {"mask": options["mask"][:rows].clone()} if "mask" in options else {}
+        hard_or_soft = target[:rows].clone()
+        (x,) = leaves(LOGITS.to(dtype)[:rows])
+        (y,) = leaves(x)
+        loss, eager = compiled(x, hard_or_soft, mask), zlpr_loss(y, hard_or_soft, **{**options, **mask})
+        torch.testing.assert_close(loss, eager, rtol=5e-7, atol=0)
+        loss.backward()
+        eager.backward()
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-7)
+    assert counter.frame_count == 1
+
+
+def test_compiled_gradient_matches_oracle(worst):
+    """At the promised accuracy, inductor's own exp and sums included."""
+    from harness.pytorch import Torch
+    from test_values import table
+    from tolerances import grad_error, value_error
+
+    backend = Torch()
+    compiled = torch.compile(EACH, fullgraph=True, dynamic=True)
+    names = ("random", "separable", "wrong", "soft", "soft with hard cells", "extreme", "wide")
+    for name in names:
+        logits, targets, losses, grads, sizes = table(name, "float32")
+        arguments = backend.problem(logits, targets, "float32")
+        (x,) = leaves(arguments["logits"])
+        loss = compiled(x, arguments["targets"])
+        worst("value", backend, "float32", value_error(loss.detach().double().numpy(), losses, "float32"))
+        (grad,) = torch.autograd.grad(loss.sum(), x)
+        worst("gradient", backend, "float32", grad_error(grad.double().numpy(), grads, sizes, "float32"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_computes_in_float32(dtype):
+    layer, x = torch.nn.Linear(5, 5), torch.randn(6, 5)
+    with torch.autocast("cpu", dtype):
+        logits = layer(x)
+        loss = ZLPRLoss()(logits, HARD)
+    assert logits.dtype == dtype
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, zlpr_loss(logits.double(), HARD).float(), rtol=5e-7, atol=0)
+    loss.backward()
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_meta_tensors_have_shapes():
+    assert EACH(LOGITS.to("meta"), HARD.to("meta")).shape == (6,)
+    assert ZLPRLoss(weight=torch.ones(5, device="meta"))(LOGITS.to("meta"), HARD.to("meta")).shape == ()
+
+
+@pytest.mark.parametrize("device", ["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_devices(device):
+    for target in (HARD, SOFT):
+        torch.testing.assert_close(EACH(LOGITS.to(device), target.to(device)).cpu(), EACH(LOGITS, target))
+    bad = HARD.long().to(device)
+    bad[0, 0] = 7
+    assert EACH(LOGITS.to(device), bad).isnan().tolist() == [True] + [False] * 5
+    assert ZLPRLoss(weight=torch.rand(5)).to(device)(LOGITS.to(device), HARD.to(device)).device.type == device
+    ids = torch.tensor([[0, -1]], device=device)
+    assert zlpr_torch.multi_hot(ids, 2).device.type == device
+
+
+def test_module_equals_function():
+    options = {"weight": torch.rand(5), "pos_weight": torch.rand(5), "threshold": torch.randn(5), "label_smoothing": 0.1, "ignore_index": -1}
+    for target in (HARD.long(), SOFT):
+        module = ZLPRLoss(**options, reduction="sum")(LOGITS, target, mask=HARD)
+        torch.testing.assert_close(module, zlpr_loss(LOGITS, target, **options, mask=HARD, reduction="sum"), rtol=0, atol=0)
+
+
+def test_weights_are_buffers_that_travel():
+    module = ZLPRLoss(weight=torch.rand(5), pos_weight=2.0, threshold=torch.zeros(5))
+    assert sorted(module.state_dict()) == ["pos_weight", "threshold", "weight"]
+    other = ZLPRLoss(weight=torch.ones(5), pos_weight=1.0, threshold=torch.ones(5))
+    other.load_state_dict(module.state_dict())
+    for clone in (other, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(clone(LOGITS, HARD), module(LOGITS, HARD), rtol=0, atol=0)
+    assert not list(module.parameters())
+    assert module.to(torch.float64).weight.dtype == torch.float64
+    torch.testing.assert_close(module.half()(LOGITS, HARD), module(LOGITS, HARD))
+
+
+def test_a_parameter_threshold_is_learned():
+    module = ZLPRLoss(threshold=torch.nn.Parameter(torch.zeros(5)))
+    assert [name for name, _ in module.named_parameters()] == ["threshold"]
+    module(LOGITS, HARD).backward()
+    (x,) = leaves(LOGITS)
+    zlpr_loss(x, HARD).backward()
+    torch.testing.assert_close(module.threshold.grad.double(), -x.grad.sum(0), rtol=1e-6, atol=1e-8)
+
+
+def test_construction_checks():
+    with pytest.raises(ValueError, match=r"`weight` must be non-negative. Received: tensor\(\[ 1., -1.\]\)"):
+        ZLPRLoss(weight=torch.tensor([1.0, -1.0]))
+    with pytest.raises(ValueError, match=r"`label_smoothing` must be a number in \[0, 1\]. Received: -0.1"):
+        ZLPRLoss(label_smoothing=-0.1)
+
+
+def test_repr_shows_what_was_set():
+    assert repr(ZLPRLoss()) == "ZLPRLoss(dim=-1, reduction='mean')"
+    shown = repr(ZLPRLoss(dim=(-2, -1), weight=torch.ones(2), threshold=0.5, label_smoothing=0.1, ignore_index=0, reduction="sum"))
+    expected = "dim=(-2, -1), weight=tensor([1., 1.]), threshold=0.5, label_smoothing=0.1, ignore_index=0, reduction='sum'"
+    assert shown == f"ZLPRLoss({expected})"
+
+
+def test_a_model_trains_in_half_precision():
+    """Weights and gradients in bfloat16, the loss in float32."""
+    layer = torch.nn.Linear(4, 3, dtype=torch.bfloat16)
+    x = torch.randn(64, 4, dtype=torch.bfloat16)
+    target = x[:, :3] > 0
+    optimizer = torch.optim.SGD(layer.parameters(), 0.5)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = zlpr_loss(layer(x), target)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.75  # log 2 + log 2 and more at first
+    assert layer.weight.grad.dtype == torch.bfloat16
+
+
+def test_the_core_infers_torch():
+    torch.testing.assert_close(zlpr_core.zlpr(LOGITS, HARD), EACH(LOGITS, HARD), rtol=0, atol=0)
+    (x,) = leaves(LOGITS)
+    EACH(x, HARD).sum().backward()
+    torch.testing.assert_close(zlpr_core.zlpr_grad(LOGITS, HARD), x.grad)
+
+
+def test_terms_are_two_tensors():
+    positive, negative = zlpr_terms(LOGITS, HARD)
+    torch.testing.assert_close(positive + negative, EACH(LOGITS, HARD))
