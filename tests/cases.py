@@ -42,7 +42,9 @@ def _wide():
 def _wrong():
     """Wrong by up to 1e4, with and without positives."""
     logits = np.outer([1.0, 30.0, 88.0, 104.0, 1e3, 1e4], [1.0, -1.0, 0.5, -0.25, 0.99])
-    return logits, np.asarray([[0, 1, 0, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 1, 1, 0, 1]])
+    return logits, np.asarray(
+        [[0, 1, 0, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 1, 1, 0, 1]]
+    )
 
 
 TABLES = {

@@ -33,7 +33,9 @@ def _backend(name):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "needs(attribute): only for backends where this attribute of the harness is true")
+    config.addinivalue_line(
+        "markers", "needs(attribute): only for backends where this attribute of the harness is true"
+    )
     for name in _names(config):
         _backend(name)  # fails here, loudly, if the framework is not there
 
@@ -64,7 +66,9 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(config, items):
     """A test that no backend asked for can run (NumPy has no autodiff) is not a skipped one: it is not there."""
-    absent = [item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("backend", 0) is None]
+    absent = [
+        item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("backend", 0) is None
+    ]
     config.hook.pytest_deselected(items=absent)
     items[:] = [item for item in items if item not in absent]
 

@@ -33,9 +33,13 @@ def test_a_passed_numpy_adds_as_well_as_an_inferred_one():
     np.testing.assert_array_equal(passed, zlpr_core.zlpr(logits, targets, axis=0))
 
 
-@pytest.mark.parametrize("arguments", [([[1.0]], [[1]]), (LOGITS, [[1, 0, 0]]), (LOGITS, array_api_strict.asarray(TARGETS)), ("a", "b")])
+@pytest.mark.parametrize(
+    "arguments", [([[1.0]], [[1]]), (LOGITS, [[1, 0, 0]]), (LOGITS, array_api_strict.asarray(TARGETS)), ("a", "b")]
+)
 def test_what_is_not_an_array(arguments):
-    with pytest.raises(TypeError, match=r"^Expected arrays of one library that array-api-compat knows. Received: `logits` of type "):
+    with pytest.raises(
+        TypeError, match=r"^Expected arrays of one library that array-api-compat knows. Received: `logits` of type "
+    ):
         zlpr_core.zlpr(*arguments)
 
 

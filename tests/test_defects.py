@@ -47,7 +47,9 @@ def test_d6_half_precision_is_not_nan(backend, dtype, mode):
 
 
 def test_d7_soft_labels_a_hair_outside(backend, mode):
-    got = backend.loss([[2.0, -1.0]] * 3, np.asarray([[1.0000001, 0.0], [1.0, -1e-9], [1.0, 0.0]]), "float32", mode=mode)
+    got = backend.loss(
+        [[2.0, -1.0]] * 3, np.asarray([[1.0000001, 0.0], [1.0, -1e-9], [1.0, 0.0]]), "float32", mode=mode
+    )
     np.testing.assert_array_equal(got, got[2])
 
 

@@ -41,7 +41,10 @@ def test_everything_masked(backend, dtype, mode, options):
 
 @pytest.mark.parametrize("options", [{}, {"weight": [[2.0, 0.5, 1.0, 1.0]]}, {"threshold": 0.25}], ids=str)
 def test_harmless_infinite_logits(backend, dtype, mode, options):
-    logits, where = [[-INF, INF, 0.5, -0.25], [-INF, -INF, 0.5, INF]], np.asarray([[True] * 4, [True, False, True, True]])
+    logits, where = (
+        [[-INF, INF, 0.5, -0.25], [-INF, -INF, 0.5, INF]],
+        np.asarray([[True] * 4, [True, False, True, True]]),
+    )
     for targets in kinds([[0, 1, 1, 0], [0, 1, 0, 1]]):
         full = {k: [v] * 4 if isinstance(v, float) else v[0] for k, v in options.items()}
         true = [oracle.zlpr(s, t, where=w, **full) for s, t, w in zip(logits, targets.tolist(), where, strict=True)]
@@ -95,7 +98,7 @@ def test_nan_logit_spoils_its_example_only(backend, dtype, mode):
 def test_targets_a_rounding_beyond_the_ends_are_0_or_1(backend, dtype, mode):
     slack = 8 * float(ml_dtypes.finfo(dtype).eps)
     logits, legal = [[2.0, -1.0, 0.5]] * 4, np.asarray([[1.0, 0.0, 0.0]] * 4)
-    beyond = legal + [[slack, -slack, 0], [0, 0, -slack], [1.5 * slack, 0, 0], [0, 0, -1.5 * slack]]
+    beyond = legal + np.asarray([[slack, -slack, 0], [0, 0, -slack], [1.5 * slack, 0, 0], [0, 0, -1.5 * slack]])
     wide = "float64" if dtype == "float64" else "float32"
     got = backend.loss(logits, beyond, wide, target_dtype=dtype, mode=mode)
     np.testing.assert_array_equal(got[:2], backend.loss(logits, legal, wide, target_dtype=dtype, mode=mode)[:2])
@@ -111,7 +114,9 @@ def test_illegal_floating_target_is_nan_for_its_example(backend, dtype, mode, ba
     assert np.isfinite(masked).all()
 
 
-@pytest.mark.parametrize(("kind", "bad"), [("int64", 2), ("int32", -1), ("int8", -100), ("uint8", 255), ("int64", 2**32 + 1)])
+@pytest.mark.parametrize(
+    ("kind", "bad"), [("int64", 2), ("int32", -1), ("int8", -100), ("uint8", 255), ("int64", 2**32 + 1)]
+)
 def test_illegal_integer_target_is_nan_for_its_example(backend, mode, kind, bad):
     targets = np.asarray([[bad, 0, 1], [1, 0, 1], [1, bad, 0]]).astype(kind)
     got = backend.loss([[3.0, -2.0, 0.5]] * 3, targets, "float32", mode=mode)

@@ -11,23 +11,35 @@ NAN, INF = float("nan"), float("inf")
 
 def call(backend, name, values, dtype, *args, **options):
     """A helper on one array, NumPy in and out."""
-    options = {k: backend.native(v, "bool" if k == "where" else dtype) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    options = {
+        k: backend.native(v, "bool" if k == "where" else dtype) if isinstance(v, np.ndarray) else v
+        for k, v in options.items()
+    }
     return backend.numpy(backend.helper(name)(backend.native(values, dtype), *args, **options))
 
 
 def test_smooth_labels(backend, dtype):
     soft = rounded([[1.0, 0.0, 0.25]], dtype)
     np.testing.assert_allclose(call(backend, "smooth_labels", soft, dtype, 0.1), [[0.95, 0.05, 0.275]], rtol=2e-7)
-    np.testing.assert_allclose(call(backend, "smooth_labels", soft, dtype, 0.1, mode="positive"), [[0.9, 0.0, 0.225]], rtol=2e-7)
+    np.testing.assert_allclose(
+        call(backend, "smooth_labels", soft, dtype, 0.1, mode="positive"), [[0.9, 0.0, 0.225]], rtol=2e-7
+    )
     np.testing.assert_allclose(call(backend, "smooth_labels", [[True, False]], "bool", 0.1), [[0.95, 0.05]], rtol=2e-7)
 
 
 def test_smoothing_does_not_launder_an_illegal_target(backend):
-    np.testing.assert_array_equal(np.isnan(call(backend, "smooth_labels", [1.04, 1.0, NAN, -0.04], "float32", 0.2)), [True, False, True, True])
-    np.testing.assert_array_equal(np.isnan(call(backend, "smooth_labels", [2, 1, 0], "int64", 0.9)), [True, False, False])
+    np.testing.assert_array_equal(
+        np.isnan(call(backend, "smooth_labels", [1.04, 1.0, NAN, -0.04], "float32", 0.2)), [True, False, True, True]
+    )
+    np.testing.assert_array_equal(
+        np.isnan(call(backend, "smooth_labels", [2, 1, 0], "int64", 0.9)), [True, False, False]
+    )
 
 
-@pytest.mark.parametrize(("options", "match"), [((1.5,), r"`epsilon` must be a number in \[0, 1\]. Received: 1.5"), ((0.1, "both"), "`mode` must be")])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [((1.5,), r"`epsilon` must be a number in \[0, 1\]. Received: 1.5"), ((0.1, "both"), "`mode` must be")],
+)
 def test_smooth_labels_messages(backend, options, match):
     with pytest.raises(ValueError, match=match):
         call(backend, "smooth_labels", [1.0], "float32", options[0], **({"mode": options[1]} if options[1:] else {}))
@@ -51,7 +63,9 @@ def test_multi_hot_of_small_integers(backend):
 
 @pytest.mark.parametrize("bad", [4, -2])
 def test_multi_hot_out_of_range(backend, bad):
-    with pytest.raises(IndexError, match=rf"`indices` must be in \[0, 4\) or `pad` \(-1\). Received: {bad} at \[1, 0\]"):
+    with pytest.raises(
+        IndexError, match=rf"`indices` must be in \[0, 4\) or `pad` \(-1\). Received: {bad} at \[1, 0\]"
+    ):
         call(backend, "multi_hot", [[0, 1], [bad, 1]], "int64", 4)
 
 
@@ -65,7 +79,13 @@ def check_targets(backend, values, dtype, **options):
 
 
 def test_check_targets_accepts(backend, dtype):
-    for values, kind in ([0.0, 0.5, 1.0], dtype), ([0, 1], "int64"), ([True, False], "bool"), ([0, 1], "uint8"), ([], dtype):
+    for values, kind in (
+        ([0.0, 0.5, 1.0], dtype),
+        ([0, 1], "int64"),
+        ([True, False], "bool"),
+        ([0, 1], "uint8"),
+        ([], dtype),
+    ):
         assert check_targets(backend, values, kind) is None
     assert check_targets(backend, [0, 1, -100], "int64", ignore_index=-100) is None
     assert check_targets(backend, [0.0, -1.0], dtype, ignore_index=-1) is None
@@ -107,7 +127,9 @@ def test_predict(backend, dtype):
     got = call(backend, "predict", logits, dtype)
     np.testing.assert_array_equal(got, [[1, 0, 0, 1], [0] * 4, [0, 1, 0, 0], [0] * 4])
     assert got.dtype == bool
-    np.testing.assert_array_equal(call(backend, "predict", logits[:2], dtype, at_least_one=True), [[1, 0, 0, 1], [0, 1, 0, 0]])
+    np.testing.assert_array_equal(
+        call(backend, "predict", logits[:2], dtype, at_least_one=True), [[1, 0, 0, 1], [0, 1, 0, 0]]
+    )
     np.testing.assert_array_equal(call(backend, "predict", logits[3:], dtype, at_least_one=True), [[0] * 4])
     got = call(backend, "predict", logits[:2], dtype, threshold=-1.5)
     np.testing.assert_array_equal(got, [[1, 1, 1, 1], [0, 1, 0, 0]])

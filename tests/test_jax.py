@@ -20,7 +20,12 @@ def test_check_grads_to_second_order(labels):
     def loss(logits, weight, pos_weight, threshold):
         return zlpr_loss(logits, labels, weight=weight, pos_weight=pos_weight, threshold=threshold)
 
-    inputs = (jnp.asarray(LOGITS), jnp.asarray(RNG.random(5)), jnp.asarray(RNG.random((6, 1))), jnp.asarray(RNG.normal(size=5)))
+    inputs = (
+        jnp.asarray(LOGITS),
+        jnp.asarray(RNG.random(5)),
+        jnp.asarray(RNG.random((6, 1))),
+        jnp.asarray(RNG.normal(size=5)),
+    )
     check_grads(loss, inputs, order=2, modes=("fwd", "rev"))
 
 

@@ -83,7 +83,10 @@ def test_sample_weight():
 def test_config_is_complete():
     loss = ZLPRLoss(**OPTIONS)
     assert loss.get_config() == OPTIONS
-    for again in (ZLPRLoss.from_config(loss.get_config()), keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))):
+    for again in (
+        ZLPRLoss.from_config(loss.get_config()),
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss)),
+    ):
         assert isinstance(again, ZLPRLoss)
         assert again.get_config() == OPTIONS
         np.testing.assert_array_equal(numpy(again(HARD, LOGITS)), numpy(loss(HARD, LOGITS)))
@@ -142,7 +145,9 @@ def test_mixed_precision(policy):
 
 def test_half_precision_predictions_lose_nothing():
     logits = rounded(LOGITS * 100, "float16")
-    np.testing.assert_array_equal(numpy(ZLPRLoss()(HARD, logits.astype("float16"))), numpy(ZLPRLoss()(HARD, logits.astype("float32"))))
+    np.testing.assert_array_equal(
+        numpy(ZLPRLoss()(HARD, logits.astype("float16"))), numpy(ZLPRLoss()(HARD, logits.astype("float32")))
+    )
 
 
 def test_masked_time_steps_do_not_count():

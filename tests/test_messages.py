@@ -60,7 +60,9 @@ def test_targets_type(backend):
     tensors = {"logits": backend.native(LOGITS, "float32"), "targets": backend.native(TARGETS, "complex64")}
     with pytest.raises(TypeError) as caught:
         backend.losses(**tensors)
-    assert expected(backend, "`{targets}` must be bool, integer or real floating. Received dtype: ") in str(caught.value)
+    assert expected(backend, "`{targets}` must be bool, integer or real floating. Received dtype: ") in str(
+        caught.value
+    )
 
 
 def test_where_type(backend):

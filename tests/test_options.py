@@ -35,7 +35,10 @@ def exact(options, dtype):
 
 def truth(logits, targets, options):
     wide = {k: np.broadcast_to(v, logits.shape) for k, v in options.items()}
-    rows = [(s, t, {k: v[i].tolist() for k, v in wide.items()}) for i, (s, t) in enumerate(zip(logits, targets.tolist(), strict=True))]
+    rows = [
+        (s, t, {k: v[i].tolist() for k, v in wide.items()})
+        for i, (s, t) in enumerate(zip(logits, targets.tolist(), strict=True))
+    ]
     losses = np.asarray([float(oracle.zlpr(s, t, **o)) for s, t, o in rows])
     parts = [oracle.zlpr_grad_parts(s, t, **o) for s, t, o in rows]
     grads = np.asarray([[float(push - pull) for pull, push in row] for row in parts])
@@ -49,7 +52,12 @@ def test_options_match_oracle(backend, dtype, mode, name, targets, worst):
     losses, grads, sizes = truth(logits, targets, options)
     given = {k: float(v) if v.ndim == 0 else v for k, v in options.items()}
     worst("value", backend, dtype, value_error(backend.loss(logits, targets, dtype, mode=mode, **given), losses, dtype))
-    worst("gradient", backend, dtype, grad_error(backend.grad(logits, targets, dtype, mode=mode, **given), grads, sizes, dtype))
+    worst(
+        "gradient",
+        backend,
+        dtype,
+        grad_error(backend.grad(logits, targets, dtype, mode=mode, **given), grads, sizes, dtype),
+    )
 
 
 def test_a_small_loss_survives_the_threshold(backend, dtype, mode, worst):
@@ -67,7 +75,10 @@ def test_axis(backend, mode, axis):
     logits, targets = RNG.normal(0, 3, (3, 4, 5)), RNG.random((3, 4, 5)) < 0.3
     axes = [a % 3 for a in ((axis,) if isinstance(axis, int) else axis)]
     kept = [a for a in range(3) if a not in axes]
-    rows = [np.moveaxis(x, axes, range(-len(axes), 0)).reshape(-1, np.prod([x.shape[a] for a in axes])) for x in (logits, targets)]
+    rows = [
+        np.moveaxis(x, axes, range(-len(axes), 0)).reshape(-1, np.prod([x.shape[a] for a in axes]))
+        for x in (logits, targets)
+    ]
     true = [float(oracle.zlpr(s, t)) for s, t in zip(rows[0], rows[1].tolist(), strict=True)]
     got = backend.loss(logits, targets, mode=mode, axis=axis)
     np.testing.assert_allclose(got, np.reshape(true, [logits.shape[a] for a in kept]), rtol=1e-13)
@@ -102,7 +113,10 @@ def test_label_smoothing(backend, dtype, mode, targets, worst):
 
 
 @pytest.mark.needs("adapter")
-@pytest.mark.parametrize(("ignored", "kind"), [(-100, "int64"), (-1, "int8"), (-1.0, "float32"), (255, "uint8"), (-100, "uint8"), (-100, "float16")])
+@pytest.mark.parametrize(
+    ("ignored", "kind"),
+    [(-100, "int64"), (-1, "int8"), (-1.0, "float32"), (255, "uint8"), (-100, "uint8"), (-100, "float16")],
+)
 def test_ignore_index(backend, mode, ignored, kind):
     """Ignored cells are masked; a value that the dtype cannot hold ignores nothing (D9, D10)."""
     if kind not in (*backend.dtypes, "int64", "int8", "uint8"):

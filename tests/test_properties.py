@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 ROWS, CLASSES = 4, 6
 SLACK = 1e-12
 
-numbers = st.one_of(st.floats(-5, 5), st.floats(-1e4, 1e4), st.sampled_from([0.0, -0.0, 1e-8, 88.8, -88.8, 709.8, 1e4, -1e4]))
+numbers = st.one_of(
+    st.floats(-5, 5), st.floats(-1e4, 1e4), st.sampled_from([0.0, -0.0, 1e-8, 88.8, -88.8, 709.8, 1e4, -1e4])
+)
 logits = hnp.arrays(np.float64, (ROWS, CLASSES), elements=numbers)
 hard = hnp.arrays(np.int64, (ROWS, CLASSES), elements=st.integers(0, 1))
 fractions = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, 1e-30, 0.5, 1 - 2**-53]))
@@ -73,7 +75,9 @@ def test_soft_touches_its_floor_at_half_the_log_odds(backend, t):
 @examples
 @given(s=logits, t=either, theta=st.floats(-100, 100))
 def test_threshold_is_a_shift(backend, s, t, theta):
-    shifted = [float(oracle.zlpr(row, y, threshold=[theta] * CLASSES)) for row, y in zip(s.tolist(), t.tolist(), strict=True)]
+    shifted = [
+        float(oracle.zlpr(row, y, threshold=[theta] * CLASSES)) for row, y in zip(s.tolist(), t.tolist(), strict=True)
+    ]
     np.testing.assert_allclose(backend.loss(s, t, threshold=np.full((1, 1), theta)), shifted, rtol=1e-12, atol=1e-30)
 
 
@@ -103,7 +107,9 @@ def test_convex_in_the_logits(backend, s, t, u):
     less_or_equal(backend.loss((s + u) / 2, t), (backend.loss(s, t) + backend.loss(u, t)) / 2)
 
 
-dyadic = hnp.arrays(np.float64, (ROWS, CLASSES), elements=st.integers(0, 2**20).map(lambda n: n / 2**20))  # exact midpoints
+dyadic = hnp.arrays(
+    np.float64, (ROWS, CLASSES), elements=st.integers(0, 2**20).map(lambda n: n / 2**20)
+)  # exact midpoints
 
 
 @examples
@@ -116,7 +122,9 @@ def test_concave_in_the_targets(backend, s, t, u):
 @given(s=logits, t=either, where=hnp.arrays(bool, (ROWS, CLASSES)))
 def test_masked_cells_do_not_matter(backend, s, t, where):
     dirty = np.where(where, s, np.nan)
-    np.testing.assert_array_equal(backend.loss(dirty, t, where=where), backend.loss(np.where(where, s, 3.0), t, where=where))
+    np.testing.assert_array_equal(
+        backend.loss(dirty, t, where=where), backend.loss(np.where(where, s, 3.0), t, where=where)
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -31,8 +31,16 @@ SIGNATURES = {
 def packages(request):
     """The core, and the adapter of the framework under test."""
     names = request.config.getoption("--backend").split(",")
-    adapters = {"torch": "zlpr_torch", "jax": "zlpr_jax", "tf": "zlpr_tf", "keras-jax": "zlpr_tf", "keras-torch": "zlpr_tf"}
-    return {name: importlib.import_module(name) for name in ["zlpr_core", *(adapters[n] for n in names if n in adapters)]}
+    adapters = {
+        "torch": "zlpr_torch",
+        "jax": "zlpr_jax",
+        "tf": "zlpr_tf",
+        "keras-jax": "zlpr_tf",
+        "keras-torch": "zlpr_tf",
+    }
+    return {
+        name: importlib.import_module(name) for name in ["zlpr_core", *(adapters[n] for n in names if n in adapters)]
+    }
 
 
 def test_public_names(packages):

@@ -23,10 +23,14 @@ def test_one_graph_serves_every_batch(jit, kind):
 
 
 def test_unknown_number_of_classes():
-    compiled = tf.function(zlpr_loss, input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float64)])
+    compiled = tf.function(
+        zlpr_loss, input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, None], tf.float64)]
+    )
     for classes in (5, 2):
         labels = tf.cast(HARD[:, :classes], tf.int32)
-        np.testing.assert_allclose(compiled(labels, LOGITS[:, :classes]), zlpr_loss(labels, LOGITS[:, :classes]), rtol=1e-14)
+        np.testing.assert_allclose(
+            compiled(labels, LOGITS[:, :classes]), zlpr_loss(labels, LOGITS[:, :classes]), rtol=1e-14
+        )
 
 
 def test_shapes_that_differ_are_caught_while_tracing():

@@ -55,7 +55,9 @@ def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...
         raise TypeError(msg)
     axes = tuple(a + len(shape) if a < 0 else a for a in given)
     if not axes or len(set(axes)) != len(axes) or not all(0 <= a < len(shape) for a in axes):
-        msg = f"{name('axis', xp)} must name distinct axes of {name('logits', xp)}. Received: {axis!r} for shape {shape}."
+        msg = (
+            f"{name('axis', xp)} must name distinct axes of {name('logits', xp)}. Received: {axis!r} for shape {shape}."
+        )
         raise ValueError(msg)
     if any(shape[a] == 0 for a in axes):
         msg = f"{name('logits', xp)} must have at least one class. Received shape: {shape}, classes on {axis!r}."
@@ -82,7 +84,9 @@ def check_options(logits: Array, /, *, xp: Namespace, **options: Any) -> None:
 
 def _broadcasts(shape: tuple[int | None, ...], onto: tuple[int | None, ...]) -> bool:
     tail = onto[len(onto) - len(shape) :]
-    return len(shape) <= len(onto) and all(m is None or n is None or m in (1, n) for m, n in zip(shape, tail, strict=True))
+    return len(shape) <= len(onto) and all(
+        m is None or n is None or m in (1, n) for m, n in zip(shape, tail, strict=True)
+    )
 
 
 def check_fraction(argument: str, value: float, /) -> None:

@@ -101,7 +101,7 @@ def zlpr_terms(
     r"""The two halves of ZLPR, which sum to it: what the positives cost and what the negatives cost.
 
     .. math::
-        P = \log\Bigl(1 + \sum_i a_i e^{-(s_i - \theta)}\Bigr), \qquad N = \log\Bigl(1 + \sum_i b_i e^{s_i - \theta}\Bigr)
+        P = \log\Bigl(1 + \sum_i a_i e^{-(s_i - \theta)}\Bigr), \; N = \log\Bigl(1 + \sum_i b_i e^{s_i - \theta}\Bigr)
 
     Parameters, errors and edges are those of :func:`zlpr`.
 
@@ -174,8 +174,8 @@ def zlpr_entropy(
     .. math::
         H(t) = 2 \log\Bigl(1 + \sum_i \sqrt{t_i (1 - t_i)}\Bigr) \le L(s, t)
 
-    It is reached at :math:`s = \tfrac12 \operatorname{logit} t` and nowhere else, so ``zlpr - zlpr_entropy`` is a regret: 0
-    exactly when the model says what the targets say. It is 0 for hard targets.
+    It is reached at :math:`s = \tfrac12 \operatorname{logit} t` and nowhere else, so ``zlpr - zlpr_entropy`` is a
+    regret: 0 exactly when the model says what the targets say. It is 0 for hard targets.
 
     Parameters
     ----------

@@ -14,24 +14,25 @@ _MEMBERS = frozenset(Namespace.__annotations__) | {member for member in vars(Nam
 
 
 def namespace_from(library: Any, **own: Any) -> Namespace:
-    """``library`` as a :class:`Namespace`, with the names in ``own`` (and perhaps a ``dialect``) in place of its own."""
+    """``library`` as a :class:`Namespace`, its names replaced by those in ``own``, which may add a ``dialect``."""
     taken = {member: getattr(library, member) for member in _MEMBERS if member not in own}
-    return cast(Namespace, SimpleNamespace(**taken, **own))
+    return cast("Namespace", SimpleNamespace(**taken, **own))
 
 
 def infer(xp: Namespace | None, /, **arrays: Any) -> Namespace:
     """The namespace asked for, or the one that the named arrays have in common."""
     if xp is None:
         xp = _common_namespace(arrays)
-    return _with_wide_sum(xp) if getattr(xp, "__name__", None) in _NAIVE_SUM else xp
+    library: Any = xp
+    return _with_wide_sum(library) if getattr(xp, "__name__", None) in _NAIVE_SUM else xp
 
 
 def _common_namespace(arrays: dict[str, Any]) -> Namespace:
     try:
-        return cast(Namespace, array_namespace(*arrays.values()))
+        return cast("Namespace", array_namespace(*arrays.values()))
     except TypeError:
         kinds = " and ".join(f"`{argument}` of type {type(array).__name__}" for argument, array in arrays.items())
-        msg = f"Expected arrays of one library that array-api-compat knows. Received: {kinds}. Convert them, or pass `xp`."
+        msg = f"Expected arrays of one library that array-api-compat knows. Received: {kinds}. Convert, or pass `xp`."
         raise TypeError(msg) from None
 
 

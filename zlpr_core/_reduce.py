@@ -17,17 +17,19 @@ def log1p_sum_exp(logit: ArrayT, weight: Array, /, *, axis: tuple[int, ...], xp:
     zero even beside an infinite logit; its derivative in the weight is the true one all the same.
     """
     shift, total, _ = _shifted_sum(logit, weight, axis=axis, xp=xp)
-    return xp.squeeze(shift + xp.log1p(total), axis=axis)
+    value: ArrayT = xp.squeeze(shift + xp.log1p(total), axis=axis)
+    return value
 
 
 def share_of_sum(logit: ArrayT, weight: Array, /, *, axis: tuple[int, ...], xp: Namespace) -> ArrayT:
     """``weight · e^logit / (1 + Σ weight · e^logit)``, the derivative of ``log1p_sum_exp`` in each logit."""
     _, total, terms = _shifted_sum(logit, weight, axis=axis, xp=xp)
-    return terms / (1 + total)
+    share: ArrayT = terms / (1 + total)
+    return share
 
 
 def _shifted_sum(logit: Array, weight: Array, *, axis: tuple[int, ...], xp: Namespace) -> tuple[Any, Any, Any]:
-    """``(shift, total, terms)`` with ``1 + Σ weight · e^logit = e^shift · (1 + total)`` and terms scaled by e^-shift."""
+    """``(shift, total, terms)`` with ``1 + Σ weight · e^logit = e^shift · (1 + total)``; terms are scaled likewise."""
     largest = xp.max(_log_terms(logit, weight, xp=xp), axis=axis, keepdims=True)
     shift = xp.floor(xp.where(largest > 0, largest, 0.0))
     finite = shift < inf

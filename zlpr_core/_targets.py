@@ -53,8 +53,8 @@ def smooth_labels(
         \text{symmetric: } (1 - \epsilon) t + \epsilon / 2 \qquad \text{positive: } (1 - \epsilon) t
 
     Symmetric smoothing dilutes the positives when there are many classes: every negative adds
-    :math:`\tfrac{\epsilon}{2} e^{-s}` to the positive term. With logits of -1.5 everywhere, a missed positive's gradient
-    of -0.818 becomes -0.155 at :math:`\epsilon = 0.1` and 100 classes, -0.0019 at 10 000. Keep
+    :math:`\tfrac{\epsilon}{2} e^{-s}` to the positive term. With logits of -1.5 everywhere, the gradient of a missed
+    positive falls from -0.818 to -0.155 at :math:`\epsilon = 0.1` and 100 classes, to -0.0019 at 10 000. Keep
     :math:`\epsilon \lesssim 2 / C^2`, or smooth the positives only.
 
     Parameters

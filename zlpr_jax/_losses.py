@@ -97,7 +97,7 @@ def zlpr_terms(
     r"""The two halves of ZLPR for each example: what the positives cost and what the negatives cost.
 
     .. math::
-        P = \log\Bigl(1 + \sum_i a_i e^{-(s_i - \theta)}\Bigr), \qquad N = \log\Bigl(1 + \sum_i b_i e^{s_i - \theta}\Bigr)
+        P = \log\Bigl(1 + \sum_i a_i e^{-(s_i - \theta)}\Bigr), \; N = \log\Bigl(1 + \sum_i b_i e^{s_i - \theta}\Bigr)
 
     Args, errors and edges are those of :func:`zlpr_loss`, to which the two sum.
 

@@ -95,7 +95,9 @@ class ZLPRLoss(keras.losses.Loss):
 
 def _plain(value: Any) -> Any:
     """Numbers or nested lists of them, which a saved model can hold."""
-    return value if value is None or isinstance(value, (int, float)) else np.asarray(ops.convert_to_numpy(value)).tolist()
+    return (
+        value if value is None or isinstance(value, (int, float)) else np.asarray(ops.convert_to_numpy(value)).tolist()
+    )
 
 
 def _weights(argument: str, weight: Any) -> Any:

@@ -66,7 +66,9 @@ class Backend(ABC):
         targets = np.asarray(targets)
         arguments = {
             "logits": self.native(logits, dtype),
-            "targets": self.native(targets, target_dtype or (dtype if targets.dtype.kind == "f" else targets.dtype.name)),
+            "targets": self.native(
+                targets, target_dtype or (dtype if targets.dtype.kind == "f" else targets.dtype.name)
+            ),
         }
         for name, value in options.items():
             is_array = isinstance(value, (list, np.ndarray))

@@ -27,7 +27,9 @@ def loaded(program, keras_backend=None):
     """The frameworks in sys.modules after ``program`` ran in a process of its own."""
     environment = {**os.environ, "KERAS_BACKEND": keras_backend or "tensorflow"}
     program += f"; import sys; print(*[name for name in {FRAMEWORKS} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
     return set(result.stdout.split())
 
 
