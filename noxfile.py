@@ -85,6 +85,13 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Break the maths in one line, many ways, and see the suite notice each."""
+    install(session, ".", "test")
+    session.run("python", "tests/mutants.py", *session.posargs)
+
+
+@nox.session(default=False)
 @nox.parametrize("backend", ["core", "torch", "jax", "tf"], ids=["core", "torch", "jax", "tf"])
 def minimums(session: nox.Session, backend: str) -> None:
     """Oldest versions allowed, where they install (an old torch brings CUDA packages)."""

@@ -62,6 +62,7 @@ TABLES = {
     "soft with hard cells": (_random(6, 12, 50.0)[0], np.clip(_rng.normal(0.5, 1, (6, 12)), 0, 1)),
     "soft and extreme": (_random(6, 12, 4e3)[0], _rng.random((6, 12))),
     "soft and tiny": (_rng.uniform(-75, 75, (6, 12)), 10.0 ** _rng.uniform(-30, 0, (6, 12))),
+    "soft, tiny and far": (-_rng.uniform([1.0, 69.5], [2.0, 71.0], (9, 2)), np.tile([0.9, 1e-30], (9, 1))),
     "wide": _wide(),
 }  # fmt: skip
 

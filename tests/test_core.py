@@ -4,6 +4,7 @@ import warnings
 
 import array_api_strict
 import numpy as np
+import oracle
 import pytest
 
 import zlpr_core
@@ -72,3 +73,10 @@ def test_numpy_scalars_are_options():
     plain = zlpr_core.zlpr(LOGITS, TARGETS, weight=0.5, threshold=0.25)
     scalar = zlpr_core.zlpr(LOGITS, TARGETS, weight=np.float32(0.5), threshold=np.float64(0.25))
     np.testing.assert_array_equal(plain, scalar)
+
+
+def test_a_subnormal_weight_counts():
+    """Where the hardware keeps subnormal numbers; XLA takes them as zero."""
+    logits, targets = np.asarray([[-745.0, 1.0]]), np.asarray([[1e-311, 0.5]])
+    true = float(oracle.zlpr(logits[0], targets[0]))
+    np.testing.assert_allclose(zlpr_core.zlpr(logits, targets), [true], rtol=1e-13)

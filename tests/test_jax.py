@@ -70,12 +70,15 @@ def test_options_can_be_traced():
 
 def test_without_float64():
     """JAX as it is by default: float64 input is float32, silently as everywhere in JAX, and nothing warns."""
-    with jax.enable_x64(False), np.errstate(all="raise"):
+    jax.config.update("jax_enable_x64", False)
+    try:
         loss = jax.jit(zlpr_loss)(LOGITS, SOFT)
         assert loss.dtype == jnp.float32
         np.testing.assert_allclose(loss, zlpr_core.zlpr(LOGITS, SOFT), rtol=1e-6)
         grad = jax.grad(lambda s: zlpr_loss(s, SOFT).sum())(jnp.asarray(LOGITS))
         np.testing.assert_allclose(grad, zlpr_core.zlpr_grad(LOGITS, SOFT), rtol=1e-4, atol=1e-6)
+    finally:
+        jax.config.update("jax_enable_x64", True)
 
 
 def test_helpers_trace():

@@ -14,11 +14,14 @@ ROWS, CLASSES = 4, 6
 SLACK = 1e-12
 
 numbers = st.one_of(
-    st.floats(-5, 5), st.floats(-1e4, 1e4), st.sampled_from([0.0, -0.0, 1e-8, 88.8, -88.8, 709.8, 1e4, -1e4])
+    st.floats(-5, 5, allow_subnormal=False),
+    st.floats(-1e4, 1e4),
+    st.sampled_from([0.0, -0.0, 1e-8, 88.8, -88.8, 709.8, 1e4, -1e4]),
 )
 logits = hnp.arrays(np.float64, (ROWS, CLASSES), elements=numbers)
 hard = hnp.arrays(np.int64, (ROWS, CLASSES), elements=st.integers(0, 1))
-fractions = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, 1e-30, 0.5, 1 - 2**-53]))
+fractions = st.one_of(st.floats(0, 1, allow_subnormal=False), st.sampled_from([0.0, 1.0, 1e-30, 0.5, 1 - 2**-53]))
+# no subnormal numbers, which XLA takes as zero
 soft = hnp.arrays(np.float64, (ROWS, CLASSES), elements=fractions)
 either = st.one_of(hard, soft)
 examples = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

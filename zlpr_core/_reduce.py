@@ -48,8 +48,8 @@ def _log_terms(logit: Array, weight: Array, *, xp: Namespace) -> Any:
 
 
 def _scaled_terms(gap: Array, weight: Array, cap: float, *, xp: Namespace) -> Any:
-    """``weight · e^gap``; terms that count are at most e, so the cap only meets those of weight zero."""
+    """``weight · e^gap``, at most e; beside a weight of zero e^gap is capped, so that 0 · inf never happens."""
     if xp.isdtype(weight.dtype, "bool"):
         return xp.exp(xp.where(weight, gap, -inf))
-    half = xp.exp(0.5 * xp.where(gap > cap, cap, gap))
+    half = xp.exp(0.5 * xp.where((gap > cap) & (weight <= 0), cap, gap))
     return weight * half * half  # by halves: neither a weight of 1e-30 nor one of 1e30 leaves the range of exp

@@ -1,0 +1,79 @@
+"""Break the maths in one line, many ways: the suite must notice each. Run by ``nox -s mutants``.
+
+Each mutant is a copy of the project with one piece of text replaced; the suite runs on it until the first failure.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("zlpr_core", "zlpr_torch", "zlpr_jax", "zlpr_tf")
+LOSSES, REDUCE, TARGETS = "zlpr_core/_losses.py", "zlpr_core/_reduce.py", "zlpr_core/_targets.py"
+MUTANTS = {
+    "drop the threshold": (LOSSES, "return z - theta,", "return z,"),
+    "threshold the wrong way": (LOSSES, "return z - theta,", "return z + theta,"),
+    "forget what the threshold's rounding lost": (LOSSES, "(finite - (rounded - part)) - (theta + part)", "0 * finite"),
+    "swap the sign of the positives": (LOSSES, "log1p_sum_exp(-sides.z, sides.positive", "log1p_sum_exp(sides.z, sides.positive"),
+    "swap the sign of the negatives": (LOSSES, "log1p_sum_exp(sides.z, sides.negative", "log1p_sum_exp(-sides.z, sides.negative"),
+    "swap the sign of the gradient": (LOSSES, "push - pull", "pull - push"),
+    "swap the halves": (LOSSES, "return positive, negative\n", "return negative, positive\n"),
+    "feed hard code to soft labels": (LOSSES, "positive, valid = read_targets(targets, dtype, xp=xp)", "positive, valid = read_targets(targets > 0.5, dtype, xp=xp)"),
+    "forget the mask in the maximum": (REDUCE, "return xp.where(weight, logit, -inf)", "return logit"),
+    "forget the mask in the maximum of soft labels": (REDUCE, "return xp.where(present, xp.log(xp.where(present, weight, 1.0)) + logit, -inf)", "return logit"),
+    "forget the mask in the sum": (REDUCE, "xp.exp(xp.where(weight, gap, -inf))", "xp.exp(gap)"),
+    "cast to half inside": (LOSSES, "z = xp.astype(logits, dtype)", "z = xp.astype(logits, xp.float16)"),
+    "compute float64 in float32": (TARGETS, "return xp.float64 if xp.isdtype(dtype, xp.float64) else xp.float32", "return xp.float32"),
+    "log instead of log1p": (REDUCE, "xp.log1p(total)", "xp.log(1 + total)"),
+    "forget the one": (REDUCE, "shift + xp.log1p(total)", "shift + xp.log(total)"),
+    "count the one twice": (REDUCE, "+ xp.expm1(xp.where(finite, -shift, 0.0))", "+ xp.exp(xp.where(finite, -shift, 0.0))"),
+    "no maximum kept apart": (REDUCE, "shift = xp.floor(xp.where(largest > 0, largest, 0.0))", "shift = 0 * largest"),
+    "shift not whole": (REDUCE, "shift = xp.floor(xp.where(largest > 0, largest, 0.0))", "shift = xp.where(largest > 0, largest, 0.0)"),
+    "no cap beside zero weights": (REDUCE, "xp.where((gap > cap) & (weight <= 0), cap, gap)", "gap"),
+    "infinite logits meet": (REDUCE, "xp.where(logit == inf, top, logit)", "logit"),
+    "weight outside the logarithm": (LOSSES, "factors[1] * (1 - soft)", "(1 - soft)"),
+    "pos_weight on the negatives": (LOSSES, "return (positive, both) if lost", "return (both, positive) if lost"),
+    "mask keeps its NaN": (LOSSES, "z = z if where is None else xp.where(where, z, 0.0)", "z = z"),
+    "mask forgotten in the weights": (LOSSES, "if where is None:\n        return weight\n", "if True:\n        return weight\n"),
+    "illegal targets pass": (LOSSES, "z = z if valid is None else xp.where(valid, z, nan)", "z = z"),
+    "mixup rounding is illegal": (TARGETS, "slack = 8 *", "slack = 0 *"),
+    "illegal weights pass": (LOSSES, "return xp.where(weight >= 0, weight, nan)", "return weight"),
+    "gradient in float32 only": (LOSSES, "xp.astype(xp.where(moves, push - pull, 0.0), logits.dtype)", "xp.where(moves, push - pull, 0.0)"),
+    "half the entropy": (LOSSES, "= 2 * xp.squeeze", "= xp.squeeze"),
+    "σ(s) for σ(2s)": ("zlpr_core/_decoding.py", "scale: float = 2.0", "scale: float = 1.0"),
+    "predict at the threshold": ("zlpr_core/_decoding.py", "margin > 0", "margin >= 0"),
+    "narrow sum": ("zlpr_core/_namespace.py", 'getattr(xp, "__name__", None) in _NAIVE_SUM', "False"),
+    "targets broadcast": ("zlpr_core/_checks.py", "if not same_shape(logits.shape, targets.shape)", "if False"),
+    "smoothing forgets its half": (TARGETS, 'epsilon / 2 if mode == "symmetric"', 'epsilon if mode == "symmetric"'),
+}  # fmt: skip
+
+
+def survives(file, old, new):
+    """Whether the suite passes on a copy where ``old`` reads ``new``."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (*PACKAGES, "tests"):
+            shutil.copytree(ROOT / name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        text = Path(folder, file).read_text(encoding="utf-8")
+        if old not in text:
+            sys.exit(f"`{file}` no longer has {old!r}: mend tests/mutants.py.")
+        Path(folder, file).write_text(text.replace(old, new, 1), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--ignore=tests/together", *sys.argv[1:]]
+        return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def main():
+    if not survives(LOSSES, "log1p_sum_exp", "log1p_sum_exp"):
+        sys.exit("The suite fails on the code as it is, so it would catch anything.")
+    alive = []
+    for name, mutant in MUTANTS.items():
+        alive += [name] * survives(*mutant)
+        print(f"{'ALIVE' if name in alive else 'caught':>6}  {name}", flush=True)
+    print(f"{len(MUTANTS) - len(alive)} of {len(MUTANTS)} caught")
+    sys.exit(bool(alive))
+
+
+if __name__ == "__main__":
+    main()
