@@ -34,6 +34,7 @@ def install(session: nox.Session, *wanted: str) -> None:
 
 
 def run_suite(session: nox.Session, backends: str, keras_backend: str = "") -> None:
+    """The suite on these backends, in this environment."""
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3"} | ({"KERAS_BACKEND": keras_backend} if keras_backend else {})
     session.run("pytest", f"--backend={backends}", "-n2", "--ignore=tests/together", *session.posargs, env=environment)
 
