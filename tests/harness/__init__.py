@@ -8,7 +8,7 @@ BACKENDS = {
     "strict": ("core", None),
     "torch": ("pytorch", None),
     "jax": ("jax", None),
-    "tf": ("keras_tf", "tensorflow"),
+    "tf": ("tensorflow", "tensorflow"),
     "keras-jax": ("keras_jax", "jax"),
     "keras-torch": ("keras_torch", "torch"),
 }

@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-import zlpr_tf
 from harness.base import Backend, as_numpy, widened
+from harness.keras_functions import KerasFunctions
 
 
-class TensorFlow(Backend):
+class TensorFlow(KerasFunctions, Backend):
     name = "tf"
     modes = ("eager", "function", "xla")
 
@@ -19,15 +19,6 @@ class TensorFlow(Backend):
 
     def dtype_name(self, tensor):
         return tensor.dtype.name
-
-    def losses(self, logits, targets, **options):
-        return zlpr_tf.zlpr_loss(targets, logits, **options)
-
-    def terms(self, logits, targets, **options):
-        return zlpr_tf.zlpr_terms(targets, logits, **options)
-
-    def helper(self, name):
-        return getattr(zlpr_tf, name)
 
     def total(self, losses):
         return tf.reduce_sum(losses)
