@@ -60,5 +60,7 @@ def test_docstrings(package):
 def test_sessions_that_the_readme_names_exist():
     named = set(re.findall(r'nox -s "?([a-z]+)', README))
     assert {"demo"} <= named
-    defined = re.findall(r"^def ([a-z]+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    defined = re.findall(
+        r"^def ([a-z]+)\(session", (ROOT / "noxfile.py").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     assert named <= set(defined)
