@@ -33,10 +33,11 @@ def install(session: nox.Session, *wanted: str) -> None:
     session.install("-c", CONSTRAINTS, *requirements)
 
 
-def run_suite(session: nox.Session, backends: str, keras_backend: str = "") -> None:
+def run_suite(session: nox.Session, backends: str, keras_backend: str = "", *arguments: str) -> None:
     """The suite on these backends, in this environment."""
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3"} | ({"KERAS_BACKEND": keras_backend} if keras_backend else {})
-    session.run("pytest", f"--backend={backends}", "-n2", "--ignore=tests/together", *session.posargs, env=environment)
+    command = ["pytest", f"--backend={backends}", "-n2", "--ignore=tests/together", *arguments]
+    session.run(*command, *session.posargs, env=environment)
 
 
 @nox.session
@@ -99,7 +100,9 @@ def minimums(session: nox.Session, backend: str) -> None:
     allowed = [*PROJECT["project"]["dependencies"], *EXTRAS.get(backend, ["numpy>=1.26"])]
     session.install(*(requirement.replace(">=", "==") for requirement in allowed), *GROUPS["test"], *GROUPS["jax"])
     session.install("--no-deps", ".")
-    run_suite(session, BACKENDS[backend][1], BACKENDS[backend][2])
+    run_suite(
+        session, BACKENDS[backend][1], BACKENDS[backend][2], "-Wdefault"
+    )  # old versions have warnings of their own
 
 
 @nox.session(default=False)
