@@ -120,3 +120,38 @@ def test_inputs_are_not_modified(backend, dtype, mode):
     backend.gradient(lambda x: backend.total(backend.losses(**{**arguments, "logits": x})), arguments["logits"])
     for name, tensor in arguments.items():
         np.testing.assert_array_equal(backend.numpy(tensor), before[name])
+
+
+@pytest.mark.parametrize("wrt", ["logits", "targets", "weight", "pos_weight", "threshold"])
+@pytest.mark.parametrize("scale", [2.0, 65536.0])
+def test_a_loss_scale_does_not_overflow(backend, mode, wrt, scale):
+    """As a GradScaler multiplies: cells far away, absent ones and infinite ones keep finite slopes in every argument."""
+    ones = np.ones((2, 4))
+    options = {"weight": ones, "pos_weight": 2 * ones, "threshold": 0.5 * ones}
+    for targets in (np.asarray([[1, 0, 0, 0]] * 2), np.asarray([[1.0, 0.0, 0.5, 0.0]] * 2)):
+        if wrt == "targets" and targets.dtype.kind == "i":
+            continue
+        logits = np.asarray([[2.0, -100.0, 0.5, -1e4], [2.0, -80.0, 100.0, -np.inf]])
+        tensors = backend.problem(logits, targets, "float32", **options)
+        x = tensors.pop(wrt)
+        slope = backend.gradient(lambda at, t=tensors: scale * backend.total(backend.losses(**{**t, wrt: at})), x)
+        assert np.isfinite(backend.numpy(slope)).all()
+
+
+@pytest.mark.parametrize("wrt", ["logits", "weight", "threshold"])
+@pytest.mark.parametrize("targets", [HARD.astype(float), SOFT], ids=["hard", "soft"])
+def test_whatever_a_masked_cell_holds_stays_out_of_every_slope(backend, mode, wrt, targets):
+    where = np.asarray([[True, False, True, True, True]])
+    clean = {"weight": np.ones((3, 5)), "threshold": np.full((3, 5), 0.5)}
+    dirty = {name: np.where(where, value, np.nan) for name, value in clean.items()}
+    got = backend.grad(LOGITS, np.where(where, targets, np.nan), wrt=wrt, mode=mode, where=where, **dirty)
+    true = backend.grad(LOGITS, targets, wrt=wrt, mode=mode, where=where, **clean)
+    np.testing.assert_allclose(got, true, rtol=1e-13, atol=1e-300)
+
+
+@pytest.mark.needs("adapter")
+def test_smoothing_an_ignored_cell_spoils_no_slope(backend, mode):
+    targets = np.where(TANGENT > 0, HARD, -100)
+    for wrt, option in {"threshold": np.zeros((3, 5)), "weight": np.ones((3, 5))}.items():
+        got = backend.grad(LOGITS, targets, wrt=wrt, mode=mode, ignore_index=-100, label_smoothing=0.1, **{wrt: option})
+        assert np.isfinite(got).all()

@@ -102,6 +102,11 @@ def test_construction_checks():
         ZLPRLoss(label_smoothing=2)
 
 
+def test_a_variable_is_not_silently_frozen():
+    with pytest.raises(TypeError, match="`threshold` of the class is a constant"):
+        ZLPRLoss(threshold=keras.Variable(0.5))
+
+
 def test_messages_name_what_keras_users_pass():
     with pytest.raises(ValueError, match=r"must have the same shape. Received: \(6, 5\) and \(6, 4\)"):
         ZLPRLoss()(HARD[:, :4], LOGITS)

@@ -11,7 +11,7 @@ NAMES = {
 }
 WHERE_CELLS = np.zeros((2, 2), bool)
 SHAPES = [
-    ({"targets": np.zeros((2, 1), int)}, "`{logits}` and `{targets}` must have the same shape. Received: (2, 3) and (2, 1). For class ids, call `multi_hot` on them first."),
+    ({"targets": np.zeros((2, 1), int)}, "`{logits}` and `{targets}` must have the same shape. Received: (2, 3) and (2, 1). For class ids, call `multi_hot` on them first, one row of ids per example."),
     ({"targets": np.zeros((2, 1))}, "Received: (2, 3) and (2, 1). `{targets}` are never broadcast: give every class its own, one row per example."),
     ({"targets": np.zeros(3)}, "Received: (2, 3) and (3,)."),
     ({"where": WHERE_CELLS}, "`{where}` must broadcast to the shape of `{logits}`. Received: (2, 2) for (2, 3)."),
@@ -69,7 +69,34 @@ def test_where_type(backend):
     tensors = backend.problem(LOGITS, TARGETS, "float32")
     with pytest.raises(TypeError) as caught:
         backend.losses(**tensors, where=backend.native(TARGETS, "int64"))
-    assert expected(backend, "`{where}` must be a bool array. Received: ") in str(caught.value)
+    assert expected(backend, "`{where}` must be a bool array, of the library of the logits. Received: ") in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("option", ["weight", "pos_weight", "threshold"])
+def test_option_type(backend, option):
+    tensors = backend.problem(LOGITS, TARGETS, "float32")
+    for bad in (backend.native(TARGETS, "complex64"), "heavy"):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            backend.losses(**tensors, **{option: bad})
+        assert isinstance(bad, str) or f"`{option}` must be a real array" in str(caught.value)
+
+
+@pytest.mark.needs("adapter")
+def test_the_mask_is_checked_beside_ignore_index_too(backend):
+    tensors = backend.problem(LOGITS, TARGETS, "float32")
+    with pytest.raises(TypeError, match="must be a bool array"):
+        backend.losses(**tensors, where=backend.native(TARGETS, "float32"), ignore_index=-100)
+    with pytest.raises(ValueError, match="must broadcast to the shape"):
+        backend.losses(**tensors, where=backend.native(WHERE_CELLS, "bool"), ignore_index=-100)
+
+
+def test_an_integer_of_numpy_is_an_axis(backend):
+    tensors = backend.problem(LOGITS, TARGETS, "float32")
+    np.testing.assert_array_equal(
+        backend.numpy(backend.losses(**tensors, axis=np.int64(-1))), backend.numpy(backend.losses(**tensors))
+    )
 
 
 @pytest.mark.needs("adapter")

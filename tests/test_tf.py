@@ -38,6 +38,15 @@ def test_shapes_that_differ_are_caught_while_tracing():
         tf.function(zlpr_loss)(HARD[:, :4], LOGITS)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("shape", [(2, 1), (1, 3)])
+def test_unknown_shapes_are_not_broadcast_either(jit, shape):
+    signature = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, 3], tf.float32)]
+    compiled = tf.function(zlpr_loss, input_signature=signature, jit_compile=jit)
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+        compiled(tf.zeros(shape), tf.zeros((2, 3)))
+
+
 def test_what_tensorflow_takes_is_taken():
     """NumPy arrays, lists, variables, and options as lists."""
     variable = tf.Variable(LOGITS)

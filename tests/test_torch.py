@@ -112,6 +112,7 @@ COMPILED = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiles_whole_with_the_batch_dynamic(name, dtype):
     """One graph, compiled once for every batch size, that equals the eager mode."""
+    torch._dynamo.reset()
     target, options = COMPILED[name]
     counter = torch._dynamo.testing.CompileCounterWithBackend("inductor")
     compiled = torch.compile(
@@ -195,9 +196,9 @@ def test_module_equals_function():
 
 
 def test_weights_are_buffers_that_travel():
-    module = ZLPRLoss(weight=torch.rand(5), pos_weight=2.0, threshold=torch.zeros(5))
+    module = ZLPRLoss(weight=torch.rand(5), pos_weight=torch.tensor(2.0), threshold=torch.zeros(5))
     assert sorted(module.state_dict()) == ["pos_weight", "threshold", "weight"]
-    other = ZLPRLoss(weight=torch.ones(5), pos_weight=1.0, threshold=torch.ones(5))
+    other = ZLPRLoss(weight=torch.ones(5), pos_weight=torch.tensor(1.0), threshold=torch.ones(5))
     other.load_state_dict(module.state_dict())
     for clone in (other, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         torch.testing.assert_close(clone(LOGITS, HARD), module(LOGITS, HARD), rtol=0, atol=0)
@@ -213,6 +214,10 @@ def test_a_parameter_threshold_is_learned():
     (x,) = leaves(LOGITS)
     zlpr_loss(x, HARD).backward()
     torch.testing.assert_close(module.threshold.grad.double(), -x.grad.sum(0), rtol=1e-6, atol=1e-8)
+
+
+def test_a_number_as_weight_keeps_its_digits():
+    torch.testing.assert_close(ZLPRLoss(weight=0.1)(LOGITS, HARD), zlpr_loss(LOGITS, HARD, weight=0.1), rtol=0, atol=0)
 
 
 def test_construction_checks():

@@ -24,7 +24,7 @@ def check_pair(logits: Array, targets: Array, /, *, xp: Namespace) -> None:
     if not same_shape(logits.shape, targets.shape):
         msg = (
             f"{name('logits', xp)} and {name('targets', xp)} must have the same shape. Received: "
-            f"{tuple(logits.shape)} and {tuple(targets.shape)}. {_likely_fix(logits, targets, xp=xp)}"
+            f"{tuple(logits.shape)} and {tuple(targets.shape)}. {_likely_fix(targets, xp=xp)}"
         )
         raise ValueError(msg)
 
@@ -40,15 +40,17 @@ def same_shape(left: Sequence[int | None], right: Sequence[int | None]) -> bool:
     return len(left) == len(right) and all(m is None or n is None or m == n for m, n in zip(left, right, strict=True))
 
 
-def _likely_fix(logits: Array, targets: Array, *, xp: Namespace) -> str:
-    if xp.isdtype(targets.dtype, "integral") and tuple(targets.shape) != tuple(logits.shape)[: len(targets.shape)]:
-        return "For class ids, call `multi_hot` on them first."
+def _likely_fix(targets: Array, *, xp: Namespace) -> str:
+    if xp.isdtype(targets.dtype, "integral"):
+        return "For class ids, call `multi_hot` on them first, one row of ids per example."
     return f"{name('targets', xp).capitalize()} are never broadcast: give every class its own, one row per example."
 
 
 def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...]:
     """``axis`` as a tuple of distinct non-negative ints, none of them empty."""
     shape = tuple(logits.shape)
+    if not isinstance(axis, (int, tuple, list)) and hasattr(axis, "__index__"):
+        axis = axis.__index__()  # an integer of NumPy
     given = (axis,) if isinstance(axis, int) else axis
     if isinstance(axis, bool) or not isinstance(given, Sequence) or not all(isinstance(a, int) for a in given):
         msg = f"{name('axis', xp)} must be an int or a tuple of ints. Received: {axis!r}."
@@ -66,19 +68,24 @@ def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...
 
 
 def check_options(logits: Array, /, *, xp: Namespace, **options: Any) -> None:
-    """Every option that is an array broadcasts to the logits; ``where`` is bool."""
+    """Every option that is not a number is a real array that broadcasts to the logits; ``where`` is bool."""
     for argument, option in options.items():
-        if option is None or isinstance(option, (int, float)):
+        if option is None or (argument != "where" and isinstance(option, (int, float))):
             continue
+        _check_kind(argument, option, xp=xp)
         if not _broadcasts(tuple(option.shape), tuple(logits.shape)):
             msg = (
                 f"{name(argument, xp)} must broadcast to the shape of {name('logits', xp)}. Received: "
                 f"{tuple(option.shape)} for {tuple(logits.shape)}."
             )
             raise ValueError(msg)
-    mask = options.get("where")
-    if mask is not None and not (hasattr(mask, "dtype") and xp.isdtype(mask.dtype, "bool")):
-        msg = f"{name('where', xp)} must be a bool array. Received: {getattr(mask, 'dtype', type(mask).__name__)}."
+
+
+def _check_kind(argument: str, option: Any, *, xp: Namespace) -> None:
+    expected, kinds = ("bool", "bool") if argument == "where" else ("real", ("bool", "integral", "real floating"))
+    if not hasattr(option, "dtype") or not xp.isdtype(option.dtype, kinds):
+        came = f"{type(option).__name__} of dtype {option.dtype}" if hasattr(option, "dtype") else type(option).__name__
+        msg = f"{name(argument, xp)} must be a {expected} array, of the library of the logits. Received: {came}."
         raise TypeError(msg)
 
 

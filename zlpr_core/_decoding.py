@@ -26,7 +26,8 @@ def predict(
     threshold : float or array, broadcastable to ``logits``
         :math:`\theta`, the one that the loss was trained with.
     at_least_one : bool
-        Where no class passes, take the best one (with its exact ties). A class at -inf is never taken.
+        Where no class passes, take the best one (with its exact ties). A class at -inf is never taken, and none is
+        beside a NaN.
     axis : int or tuple of ints
         The class axes, among which ``at_least_one`` looks for the best.
     xp : Namespace, optional

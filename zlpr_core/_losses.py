@@ -1,8 +1,7 @@
 r"""ZLPR: the loss, its two halves, its score gradient and its least value.
 
-Every public function reads its arguments into two pairs of logits and weights, one for each half, and hands them to
-``_reduce``. With :math:`z = s - \theta` the halves are :math:`\log(1 + \sum_i a_i e^{-z_i})` and
-:math:`\log(1 + \sum_i b_i e^{z_i})`.
+Every public function reads its arguments into the terms of the two halves and hands them to ``_reduce``. With
+:math:`z = s - \theta` the halves are :math:`\log(1 + \sum_i a_i e^{-z_i})` and :math:`\log(1 + \sum_i b_i e^{z_i})`.
 """
 
 from math import inf, nan
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ._checks import check_options, check_pair, class_axes
 from ._namespace import infer
-from ._reduce import log1p_sum_exp, share_of_sum
+from ._reduce import Terms, log1p_sum_exp, share_of_sum
 from ._targets import compute_dtype, read_targets, soft_targets
 from ._typing import Array, ArrayT, Axis, Namespace
 
@@ -119,8 +118,8 @@ def zlpr_terms(
     xp = infer(xp, logits=logits, targets=targets)
     sides = _sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
     axes = class_axes(logits, axis, xp=xp)
-    positive: ArrayT = log1p_sum_exp(-sides.z, sides.positive, axis=axes, xp=xp)
-    negative: ArrayT = log1p_sum_exp(sides.z, sides.negative, axis=axes, xp=xp)
+    positive: ArrayT = log1p_sum_exp(sides.positive, axis=axes, xp=xp)
+    negative: ArrayT = log1p_sum_exp(sides.negative, axis=axes, xp=xp)
     return positive, negative
 
 
@@ -157,8 +156,8 @@ def zlpr_grad(
     xp = infer(xp, logits=logits, targets=targets)
     sides = _sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
     axes = class_axes(logits, axis, xp=xp)
-    pull = share_of_sum(-sides.z, sides.positive, axis=axes, xp=xp)
-    push = share_of_sum(sides.z, sides.negative, axis=axes, xp=xp)
+    pull = share_of_sum(sides.positive, axis=axes, xp=xp)
+    push = share_of_sum(sides.negative, axis=axes, xp=xp)
     moves = abs(logits) != inf
     if where is not None:
         moves = moves & where
@@ -191,7 +190,8 @@ def zlpr_entropy(
     Returns
     -------
     array, the shape of ``targets`` without the class axes
-        float64 for float64 targets, else float32. NaN for an example with an illegal target.
+        float64 for float64 targets, else float32. NaN for an example with an illegal target. Its slope at targets of
+        exactly 0 and 1 is infinite, which automatic differentiation gives as NaN.
 
     Examples
     --------
@@ -209,11 +209,10 @@ def zlpr_entropy(
 
 
 class _Sides(NamedTuple):
-    """Logits minus threshold, and the weights that each half gives them: bool, or floating and non-negative."""
+    """The terms of the two halves."""
 
-    z: Any
-    positive: Any
-    negative: Any
+    positive: Terms
+    negative: Terms
 
 
 def _sides(
@@ -229,13 +228,28 @@ def _sides(
     check_pair(logits, targets, xp=xp)
     check_options(logits, where=where, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
     dtype = compute_dtype(logits.dtype, xp=xp)
-    positive, valid = read_targets(targets, dtype, xp=xp)
+    t, valid = read_targets(targets, dtype, xp=xp)
     z = xp.astype(logits, dtype)
-    z = z if valid is None else xp.where(valid, z, nan)
-    z = z if where is None else xp.where(where, z, 0.0)
-    z, lost = _subtract(z, threshold, dtype, xp=xp)
-    a, b = _weights(positive, _factors(weight, pos_weight, lost, dtype, xp=xp), dtype, xp=xp)
-    return _Sides(z, _kept(a, where, xp=xp), _kept(b, where, xp=xp))
+    z, lost = _subtract(z if valid is None else xp.where(valid, z, nan), threshold, dtype, xp=xp)
+    z, lost, t = _kept(z, where, xp=xp), _kept(lost, where, xp=xp), _kept(t, where, xp=xp)
+    rest = _kept(~t if xp.isdtype(t.dtype, "bool") else 1 - t, where, xp=xp)
+    both = None if weight is None else _kept(_non_negative(weight, z, xp=xp), where, xp=xp)
+    ours = None if pos_weight is None else _kept(_non_negative(pos_weight, z, xp=xp), where, xp=xp)
+    positive = _terms(-z, t, (both, ours), None if lost is None else -lost, xp=xp)
+    return _Sides(positive, _terms(z, rest, (both,), lost, xp=xp))
+
+
+def _terms(logit: Any, share: Any, weights: tuple[Any, ...], lost: Any, *, xp: Namespace) -> Terms:
+    """The terms of one half: a hard cell is in it or at -inf, a soft one is in it with a weight."""
+    weight = None
+    if xp.isdtype(share.dtype, "bool"):
+        logit = xp.where(share, logit, -inf)
+    else:
+        weight = share
+    for factor in weights:
+        if factor is not None:
+            weight = factor if weight is None else factor * weight
+    return Terms(logit, weight, lost)
 
 
 def _subtract(z: Any, threshold: Array | float, dtype: Any, *, xp: Namespace) -> tuple[Any, Any]:
@@ -249,33 +263,16 @@ def _subtract(z: Any, threshold: Array | float, dtype: Any, *, xp: Namespace) ->
     return z - theta, (finite - (rounded - part)) - (theta + part)
 
 
-def _factors(
-    weight: Array | float | None, pos_weight: Array | float | None, lost: Any, dtype: Any, *, xp: Namespace
-) -> tuple[Any, Any] | None:
-    """What multiplies the positives and the negatives; None when nothing does."""
-    if weight is None and pos_weight is None and lost is None:
-        return None
-    both = 1.0 if weight is None else _non_negative(weight, dtype, xp=xp)
-    positive = both if pos_weight is None else both * _non_negative(pos_weight, dtype, xp=xp)
-    return (positive, both) if lost is None else (positive * (1 - lost), both * (1 + lost))
-
-
-def _non_negative(weight: Array | float, dtype: Any, *, xp: Namespace) -> Any:
+def _non_negative(weight: Array | float, like: Any, *, xp: Namespace) -> Any:
+    """An array that broadcasts to ``like``; what is not a weight is NaN."""
     if isinstance(weight, (int, float)):
-        return weight if weight >= 0 else nan
-    weight = xp.astype(weight, dtype)
+        return xp.astype(like == like, like.dtype) * (weight if weight >= 0 else nan)
+    weight = xp.astype(weight, like.dtype)
     return xp.where(weight >= 0, weight, nan)
 
 
-def _weights(positive: Any, factors: tuple[Any, Any] | None, dtype: Any, *, xp: Namespace) -> tuple[Any, Any]:
-    hard = xp.isdtype(positive.dtype, "bool")
-    if factors is None:
-        return positive, ~positive if hard else 1 - positive
-    soft = xp.astype(positive, dtype)
-    return factors[0] * soft, factors[1] * (1 - soft)
-
-
-def _kept(weight: Any, where: Array | None, *, xp: Namespace) -> Any:
-    if where is None:
-        return weight
-    return weight & where if xp.isdtype(weight.dtype, "bool") else xp.where(where, weight, 0.0)
+def _kept(cells: Any, where: Array | None, *, xp: Namespace) -> Any:
+    """``cells`` with nothing where ``where`` is False."""
+    if where is None or cells is None:
+        return cells
+    return cells & where if xp.isdtype(cells.dtype, "bool") else xp.where(where, cells, 0.0)

@@ -5,51 +5,60 @@ rounding would show. ``log1p`` to the end keeps a sum of 1e-30.
 """
 
 from math import inf, log
-from typing import Any
+from typing import Any, NamedTuple
 
-from ._typing import Array, ArrayT, Namespace
+from ._typing import Namespace
 
 
-def log1p_sum_exp(logit: ArrayT, weight: Array, /, *, axis: tuple[int, ...], xp: Namespace) -> ArrayT:
-    """``log(1 + Σ weight · e^logit)`` over ``axis``.
+class Terms(NamedTuple):
+    """What is summed over the class axes: ``weight · e^(logit + lost)``.
 
-    ``weight`` is bool (the cell counts or it does not) or floating and non-negative. A weight of zero gives a term of
-    zero even beside an infinite logit; its derivative in the weight is the true one all the same.
+    A logit of -inf or a weight of 0 gives a term of 0, the latter even beside an infinite logit.
     """
-    shift, total, _ = _shifted_sum(logit, weight, axis=axis, xp=xp)
-    value: ArrayT = xp.squeeze(shift + xp.log1p(total), axis=axis)
-    return value
+
+    logit: Any
+    weight: Any  # floating and non-negative, or None for 1
+    lost: Any  # what rounding took from the logit, or None for nothing
 
 
-def share_of_sum(logit: ArrayT, weight: Array, /, *, axis: tuple[int, ...], xp: Namespace) -> ArrayT:
-    """``weight · e^logit / (1 + Σ weight · e^logit)``, the derivative of ``log1p_sum_exp`` in each logit."""
-    _, total, terms = _shifted_sum(logit, weight, axis=axis, xp=xp)
-    share: ArrayT = terms / (1 + total)
-    return share
+def log1p_sum_exp(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> Any:
+    """``log(1 + Σ terms)`` over ``axis``."""
+    shift, total, _ = _shifted_sum(terms, axis=axis, xp=xp)
+    return xp.squeeze(shift + xp.log1p(total), axis=axis)
 
 
-def _shifted_sum(logit: Array, weight: Array, *, axis: tuple[int, ...], xp: Namespace) -> tuple[Any, Any, Any]:
-    """``(shift, total, terms)`` with ``1 + Σ weight · e^logit = e^shift · (1 + total)``; terms are scaled likewise."""
-    largest = xp.max(_log_terms(logit, weight, xp=xp), axis=axis, keepdims=True)
+def share_of_sum(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> Any:
+    """``terms / (1 + Σ terms)``, the derivative of ``log1p_sum_exp`` in each logit."""
+    _, total, scaled = _shifted_sum(terms, axis=axis, xp=xp)
+    return scaled / (1 + total)
+
+
+def _shifted_sum(terms: Terms, *, axis: tuple[int, ...], xp: Namespace) -> tuple[Any, Any, Any]:
+    """``(shift, total, scaled)`` with ``1 + Σ terms = e^shift · (1 + total)`` and terms scaled likewise."""
+    largest = xp.max(_log_terms(terms, xp=xp), axis=axis, keepdims=True)
     shift = xp.floor(xp.where(largest > 0, largest, 0.0))
     finite = shift < inf
-    top = float(xp.finfo(logit.dtype).max)  # stands for an infinite logit, so that inf - inf never happens
-    gap = xp.where(logit == inf, top, logit) - xp.where(finite, shift, top)
-    terms = _scaled_terms(gap, weight, log(0.75 * top), xp=xp)
-    # 1 + total = e^-shift + Σ terms; expm1 is 0 for shift 0, so that a small sum reaches log1p unrounded
-    return shift, xp.sum(terms, axis=axis, keepdims=True) + xp.expm1(xp.where(finite, -shift, 0.0)), terms
+    top = float(xp.finfo(terms.logit.dtype).max)  # stands for an infinite logit, so that inf - inf never happens
+    gap = xp.where(terms.logit == inf, top, terms.logit) - xp.where(finite, shift, top)
+    scaled = _weighted_exp(gap, terms.weight, log(top), xp=xp)
+    scaled = scaled if terms.lost is None else scaled * (1 + terms.lost)
+    # 1 + total = e^-shift + Σ scaled; expm1 is 0 for shift 0, so that a small sum reaches log1p unrounded
+    total = xp.sum(scaled, axis=axis, keepdims=True) + xp.expm1(xp.where(finite, -shift, 0.0))
+    return shift, total, scaled
 
 
-def _log_terms(logit: Array, weight: Array, *, xp: Namespace) -> Any:
-    if xp.isdtype(weight.dtype, "bool"):
-        return xp.where(weight, logit, -inf)
-    present = weight > 0
-    return xp.where(present, xp.log(xp.where(present, weight, 1.0)) + logit, -inf)
+def _log_terms(terms: Terms, *, xp: Namespace) -> Any:
+    if terms.weight is None:
+        return terms.logit
+    present = terms.weight > 0
+    return xp.where(present, xp.log(xp.where(present, terms.weight, 1.0)) + terms.logit, -inf)
 
 
-def _scaled_terms(gap: Array, weight: Array, cap: float, *, xp: Namespace) -> Any:
-    """``weight · e^gap``, at most e; beside a weight of zero e^gap is capped, so that 0 · inf never happens."""
-    if xp.isdtype(weight.dtype, "bool"):
-        return xp.exp(xp.where(weight, gap, -inf))
+def _weighted_exp(gap: Any, weight: Any, limit: float, *, xp: Namespace) -> Any:
+    """``weight · e^gap``, at most e, for gaps whose e^gap may be far beyond ``limit``."""
+    if weight is None:
+        return xp.exp(gap)
+    # Beside a weight of zero e^gap is the slope in that weight; 2^24 below the largest number, a loss scale fits too.
+    cap = limit - log(2**24)
     half = xp.exp(0.5 * xp.where((gap > cap) & (weight <= 0), cap, gap))
     return weight * half * half  # by halves: neither a weight of 1e-30 nor one of 1e30 leaves the range of exp

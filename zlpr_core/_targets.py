@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from array_api_compat import device
 
-from ._checks import check_fraction, unravel
+from ._checks import check_fraction, check_options, check_pair, unravel
 from ._namespace import infer
 from ._typing import Array, ArrayT, Namespace
 
@@ -135,7 +135,8 @@ def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = -1, xp: Namesp
         raise TypeError(msg)
     ids = xp.astype(indices, xp.int64 if xp.isdtype(indices.dtype, xp.int64) else xp.int32)
     outside = (ids != pad) & ((ids < 0) | (ids >= num_classes))
-    if (bad := _first_cell_if_known(outside, xp=xp)) is not None:
+    bad = _first_cell_if_known(outside, xp=xp)
+    if bad is not None:
         msg = f"`indices` must be in [0, {num_classes}) or `pad` ({pad}). Received: {int(ids[bad])} at {list(bad)}."
         raise IndexError(msg)
     classes = xp.arange(num_classes, dtype=ids.dtype, device=device(indices))
@@ -181,7 +182,8 @@ def check_targets(targets: Array, /, *, ignore_index: float | None = None, xp: N
         return
     if ignore_index is not None:
         valid = valid | equals(targets, ignore_index, xp=xp)
-    if (bad := first_cell(~valid, xp=xp)) is not None:
+    bad = first_cell(~valid, xp=xp)
+    if bad is not None:
         expected, number = ("0 or 1", int) if xp.isdtype(targets.dtype, "integral") else ("in [0, 1]", float)
         msg = f"`targets` must be {expected}. Received: {number(targets[bad])} at {list(bad)}."
         raise ValueError(msg)
@@ -219,6 +221,8 @@ def prepare_targets(
 ) -> tuple[Any, Any]:
     """What the adapters' ``label_smoothing`` and ``ignore_index`` mean in terms of targets and ``where``."""
     check_fraction("label_smoothing", label_smoothing)
+    check_pair(logits, targets, xp=xp)
+    check_options(logits, where=where, xp=xp)
     if ignore_index is not None:
         kept = ~equals(targets, ignore_index, xp=xp)
         where = kept if where is None else where & kept

@@ -63,7 +63,7 @@ class ZLPRLoss(keras.losses.Loss):
         check_fraction("label_smoothing", label_smoothing)
         self.axis = tuple(axis) if isinstance(axis, Sequence) else axis
         self.weight, self.pos_weight = _weights("weight", weight), _weights("pos_weight", pos_weight)
-        self.threshold = _plain(threshold)
+        self.threshold = _plain("threshold", threshold)
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
@@ -93,15 +93,19 @@ class ZLPRLoss(keras.losses.Loss):
         }
 
 
-def _plain(value: Any) -> Any:
+def _plain(argument: str, value: Any) -> Any:
     """Numbers or nested lists of them, which a saved model can hold."""
+    if hasattr(value, "assign"):
+        msg = f"`{argument}` of the class is a constant. Received a variable: call `zlpr_loss` to have it learned."
+        raise TypeError(msg)
     return (
         value if value is None or isinstance(value, (int, float)) else np.asarray(ops.convert_to_numpy(value)).tolist()
     )
 
 
 def _weights(argument: str, weight: Any) -> Any:
-    if weight is not None and not np.all(np.asarray(_plain(weight)) >= 0):
+    plain = _plain(argument, weight)
+    if plain is not None and not np.all(np.asarray(plain) >= 0):
         msg = f"`{argument}` must be non-negative. Received: {weight}."
         raise ValueError(msg)
-    return _plain(weight)
+    return plain

@@ -117,6 +117,8 @@ def zlpr_terms(
         [0.1269] [0.862]
     """
     targets, scores = ops.convert_to_tensor(labels), ops.convert_to_tensor(logits)
+    if None in (*targets.shape, *scores.shape) and len(targets.shape) == len(scores.shape):
+        targets = ops.reshape(targets, ops.shape(scores))  # raises once the sizes are known, rather than broadcast
     targets, kept = prepare_targets(
         targets, _tensor(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
     )
@@ -145,6 +147,7 @@ def _of_tensors(function: Callable[Concatenate[Any, P], R]) -> Callable[Concaten
     @wraps(function)
     def of_tensors(array: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         kwargs.setdefault("xp", xp)
+        kwargs.update({name: _tensor(kwargs[name]) for name in ("where", "threshold") if name in kwargs})
         return function(ops.convert_to_tensor(array), *args, **kwargs)
 
     return of_tensors

@@ -15,8 +15,8 @@ class ZLPRLoss(nn.Module):
     .. math::
         L(s, t) = \log\Bigl(1 + \sum_i t_i e^{-s_i}\Bigr) + \log\Bigl(1 + \sum_i (1 - t_i) e^{s_i}\Bigr)
 
-    Args are the options of :func:`zlpr_loss` (``mask`` goes to the call). Weights become buffers: they move with the
-    module and are saved with it. A ``threshold`` that is an ``nn.Parameter`` is learned, another tensor is a buffer.
+    Args are the options of :func:`zlpr_loss` (``mask`` goes to the call). A ``weight``, ``pos_weight`` or ``threshold``
+    that is a tensor becomes a buffer: it moves with the module and is saved with it. An ``nn.Parameter`` is learned.
 
     Shape:
         - input and target: :math:`(*, C)`
@@ -33,8 +33,8 @@ class ZLPRLoss(nn.Module):
         ZLPRLoss(dim=-1, pos_weight=tensor([1., 2., 4.]), reduction='sum')
     """
 
-    weight: Tensor | None
-    pos_weight: Tensor | None
+    weight: Tensor | float | None
+    pos_weight: Tensor | float | None
     threshold: Tensor | float
 
     def __init__(
@@ -51,12 +51,10 @@ class ZLPRLoss(nn.Module):
         super().__init__()
         check_reduction(reduction)
         check_fraction("label_smoothing", label_smoothing)
-        self.register_buffer("weight", _weight_tensor("weight", weight))
-        self.register_buffer("pos_weight", _weight_tensor("pos_weight", pos_weight))
-        if isinstance(threshold, Tensor) and not isinstance(threshold, nn.Parameter):
-            self.register_buffer("threshold", threshold)
-        else:
-            self.threshold = threshold
+        options = {"weight": weight, "pos_weight": pos_weight, "threshold": threshold}
+        for name, value in options.items():
+            _hold(self, name, value)
+        _check_non_negative(weight=self.weight, pos_weight=self.pos_weight)
         self.dim, self.reduction = dim, reduction
         self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
 
@@ -83,11 +81,18 @@ class ZLPRLoss(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
 
-def _weight_tensor(argument: str, weight: Tensor | float | None) -> Tensor | None:
-    if weight is None:
-        return None
-    tensor = torch.as_tensor(weight)
-    if not tensor.is_meta and not bool((tensor >= 0).all()):
-        msg = f"`{argument}` must be non-negative. Received: {weight}."
-        raise ValueError(msg)
-    return tensor
+def _hold(module: nn.Module, name: str, value: Tensor | float | None) -> None:
+    """Tensors move and are saved with the module; a parameter is learned too."""
+    if isinstance(value, nn.Parameter) or value is None or isinstance(value, (int, float)):
+        setattr(module, name, value)
+    else:
+        module.register_buffer(name, torch.as_tensor(value))
+
+
+def _check_non_negative(**weights: Tensor | float | None) -> None:
+    for name, weight in weights.items():
+        if weight is None or (isinstance(weight, Tensor) and weight.is_meta):
+            continue
+        if not bool((torch.as_tensor(weight) >= 0).all()):
+            msg = f"`{name}` must be non-negative. Received: {weight}."
+            raise ValueError(msg)

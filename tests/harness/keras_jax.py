@@ -8,6 +8,9 @@ class KerasOnJax(KerasFunctions, Jax):
     name = "keras-jax"
     modes = ("jit",)  # eager JAX is judged as "jax", and Keras compiles by default
 
+    def covers(self, dtype, mode):
+        return dtype in ("bfloat16", "float32", "float64")  # every compilation takes its time
+
 
 def make(name):
     return KerasOnJax()
