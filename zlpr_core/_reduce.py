@@ -38,9 +38,10 @@ def _shifted_sum(terms: Terms, *, axis: tuple[int, ...], xp: Namespace) -> tuple
     largest = xp.max(_log_terms(terms, xp=xp), axis=axis, keepdims=True)
     shift = xp.floor(xp.where(largest > 0, largest, 0.0))
     finite = shift < inf
-    top = float(xp.finfo(terms.logit.dtype).max)  # stands for an infinite logit, so that inf - inf never happens
-    gap = xp.where(terms.logit == inf, top, terms.logit) - xp.where(finite, shift, top)
-    scaled = _weighted_exp(gap, terms.weight, log(top), xp=xp)
+    # a quarter of the largest number stands for an infinite logit, so that inf - inf and 0 * inf never happen
+    far = float(xp.finfo(terms.logit.dtype).max) / 4
+    logit = xp.where(terms.logit == inf, far, xp.where(terms.logit == -inf, -far, terms.logit))
+    scaled = _weighted_exp(logit - xp.where(finite, shift, far), terms.weight, log(far), xp=xp)
     scaled = scaled if terms.lost is None else scaled * (1 + terms.lost)
     # 1 + total = e^-shift + Σ scaled; expm1 is 0 for shift 0, so that a small sum reaches log1p unrounded
     total = xp.sum(scaled, axis=axis, keepdims=True) + xp.expm1(xp.where(finite, -shift, 0.0))
@@ -58,7 +59,6 @@ def _weighted_exp(gap: Any, weight: Any, limit: float, *, xp: Namespace) -> Any:
     """``weight · e^gap``, at most e, for gaps whose e^gap may be far beyond ``limit``."""
     if weight is None:
         return xp.exp(gap)
-    # Beside a weight of zero e^gap is the slope in that weight; 2^24 below the largest number, a loss scale fits too.
-    cap = limit - log(2**24)
+    cap = limit - log(2**22)  # beside a weight of zero e^gap is the slope in that weight, and may meet a loss scale
     half = xp.exp(0.5 * xp.where((gap > cap) & (weight <= 0), cap, gap))
     return weight * half * half  # by halves: neither a weight of 1e-30 nor one of 1e30 leaves the range of exp
