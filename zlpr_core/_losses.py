@@ -76,7 +76,7 @@ def zlpr(
     >>> zlpr(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
     array([0.9889])
     >>> zlpr(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[0.9, 0.2, 0.5]])).round(4)
-    array([1.7139])
+    array([1.7021])
     """
     positive, negative = zlpr_terms(
         logits, targets, axis=axis, where=where, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp

@@ -24,7 +24,8 @@ import doctest, importlib, pkgutil, sys
 import numpy
 package = importlib.import_module(sys.argv[1])
 modules = [importlib.import_module(f"{package.__name__}.{m.name}") for m in pkgutil.iter_modules(package.__path__)]
-results = [doctest.testmod(m, extraglobs={"np": numpy}, optionflags=doctest.ELLIPSIS) for m in modules]
+names = {"np": numpy, **{name: sys.modules[name] for name in ("torch",) if name in sys.modules}}
+results = [doctest.testmod(m, extraglobs=names, optionflags=doctest.ELLIPSIS) for m in modules]
 print(sum(r.attempted for r in results), "examples")
 assert sum(r.failed for r in results) == 0
 """
