@@ -109,4 +109,71 @@ def softmax_cross_entropy(logits: Row, target: int) -> mpf:
 
 
 def sigmoid(x: float) -> mpf:
-    return 1 / (1 + mpmath.exp(-mpf(x)))
+    return 1 / (1 + mpmath.exp(-mpf(x)))  # e^inf is inf, and 1 / inf is 0
+
+
+def softplus(x: mpf) -> mpf:
+    return log1p(mpmath.exp(x))
+
+
+def kl_cells(p: Row, q: Row, scale: float = 1) -> list[mpf]:
+    """Bernoulli KL(σ(c p) ‖ σ(c q)) of each label. An infinity in both is agreement; in q alone it costs infinity."""
+    cells = []
+    for a, b in zip(p, q, strict=True):
+        on, off = sigmoid(scale * mpf(a)), sigmoid(-scale * mpf(a))
+        terms = (on, -scale * mpf(b), -scale * mpf(a)), (off, scale * mpf(b), scale * mpf(a))
+        cells.append(mpf(0) if a == b else mpmath.fsum(w * (softplus(x) - softplus(y)) for w, x, y in terms if w))
+    return cells
+
+
+def kl_divergence(p: Row, q: Row, scale: float = 1) -> mpf:
+    return mpmath.fsum(kl_cells(p, q, scale))
+
+
+def kl_grad_parts(p: Row, q: Row, scale: float = 1) -> tuple[list[Row], list[Row]]:
+    """Of each logit of p, then of q, the parts that the derivative is the sum of."""
+    c, own, other = mpf(scale), [], []
+    for a, b in zip(p, q, strict=True):
+        x, y = c * mpf(a), c * mpf(b)
+        own.append([c * sigmoid(x) * sigmoid(-x) * (x - y)])
+        other.append([c * sigmoid(y), -c * sigmoid(x)])
+    return own, other
+
+
+def symmetric_kl_divergence(p: Row, q: Row, scale: float = 1) -> mpf:
+    return kl_divergence(p, q, scale) + kl_divergence(q, p, scale)
+
+
+def symmetric_kl_grad_parts(p: Row, q: Row, scale: float = 1) -> tuple[list[Row], list[Row]]:
+    (own, other), (back, forth) = kl_grad_parts(p, q, scale), kl_grad_parts(q, p, scale)
+    return [a + b for a, b in zip(own, forth, strict=True)], [a + b for a, b in zip(other, back, strict=True)]
+
+
+def zlpr_divergence(p: Row, q: Row) -> mpf:
+    """Soft ZLPR of q against σ(2p), less the entropy of σ(2p); σ(-2p) for 1 - σ(2p), which 50 digits may not hold."""
+    up, down, weights = _regret_terms(p, q)
+    return up.value + down.value - 2 * log1p(mpmath.fsum(weights))
+
+
+def zlpr_divergence_grad_parts(p: Row, q: Row) -> tuple[list[Row], list[Row]]:
+    up, down, weights = _regret_terms(p, q)
+    own, other = [], []
+    for a, w, pull, push in zip(p, weights, up.shares, down.shares, strict=True):
+        on, off = sigmoid(2 * mpf(a)), sigmoid(-2 * mpf(a))
+        threshold = 2 * w / (1 + mpmath.fsum(weights))
+        own.append([2 * off * pull, -2 * on * push, threshold * on, -threshold * off])
+        other.append([-pull, push])
+    return own, other
+
+
+def _regret_terms(p: Row, q: Row) -> tuple[Half, Half, list[mpf]]:
+    on, off = [sigmoid(2 * mpf(a)) for a in p], [sigmoid(-2 * mpf(a)) for a in p]
+    up, down = exp_terms(on, [-mpf(b) for b in q]), exp_terms(off, [mpf(b) for b in q])
+    return up, down, [mpmath.sqrt(x * y) for x, y in zip(on, off, strict=True)]
+
+
+def rdrop(s: Row, u: Row, targets: Row, *, alpha: float = 4, scale: float = 1, **options) -> mpf:
+    theta = options.get("threshold") or [0] * len(s)
+    moved = [[mpf(a) - mpf(b) for a, b in zip(logits, theta, strict=True)] for logits in (s, u)]
+    losses = zlpr(s, targets, **options) + zlpr(u, targets, **options)
+    return losses / 2 + mpf(alpha) / 4 * symmetric_kl_divergence(*moved, scale)

@@ -80,3 +80,36 @@ def test_a_subnormal_weight_counts():
     logits, targets = np.asarray([[-745.0, 1.0]]), np.asarray([[1e-311, 0.5]])
     true = float(oracle.zlpr(logits[0], targets[0]))
     np.testing.assert_allclose(zlpr_core.zlpr(logits, targets), [true], rtol=1e-13)
+
+
+@pytest.mark.parametrize("targets", [[1, 0, 0, 1, 0, 0], [0.9, 0.2, 0.0, 1.0, 0.5, 0.05]], ids=["hard", "soft"])
+@pytest.mark.parametrize("factor", [1.0, 30.0, 1e3])
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.5}, {"weight": [0.5, 2.0, 1.0, 0.0, 3.0, 1.0]}], ids=str)
+def test_hessian_diagonal_matches_oracle(targets, factor, options):
+    logits = np.asarray([1.2, -0.7, 0.3, -2.0, 0.5, 8.0]) * factor
+    exact = {name: np.broadcast_to(value, 6).tolist() for name, value in options.items()}
+    true = [float(row[i]) for i, row in enumerate(oracle.zlpr_hessian(logits, targets, **exact))]
+    given = {name: np.asarray(value) for name, value in options.items()}
+    for library in (np, array_api_strict):
+        arrays = [library.asarray(x) for x in (logits, targets)]
+        got = zlpr_core.zlpr_hessian_diag(*arrays, **{name: library.asarray(v) for name, v in given.items()})
+        np.testing.assert_allclose(np.asarray(got), true, rtol=1e-10, atol=1e-15)
+    small = zlpr_core.zlpr_hessian_diag(logits.astype(np.float16), np.asarray(targets))
+    assert small.dtype == np.float16
+    assert ((small >= 0) & (small <= 0.5)).all()
+
+
+def test_hessian_diagonal_at_the_edges():
+    logits = np.asarray([[np.inf, -np.inf, 1.0, np.nan]])
+    got = zlpr_core.zlpr_hessian_diag(logits, np.asarray([[1, 0, 0, 1]]), where=np.asarray([[True, True, True, False]]))
+    np.testing.assert_array_equal(got[0, [0, 1, 3]], 0)
+    q = np.e / (1 + np.e)
+    np.testing.assert_allclose(got[0, 2], q * (1 - q), rtol=1e-14)
+
+
+def test_ids_infer_the_namespace_of_the_logits():
+    for library in (np, array_api_strict):
+        ids = library.asarray([[0, -1]])
+        np.testing.assert_array_equal(
+            np.asarray(zlpr_core.sparse_zlpr(library.asarray(LOGITS), ids)), zlpr_core.zlpr(LOGITS, TARGETS)
+        )

@@ -1,7 +1,4 @@
-"""What goes wrong in the ZLPR code that people paste, input by input. Names are those of the project's defect list.
-
-D1-D3 concern class ids and D18 the KL divergence.
-"""
+"""What goes wrong in the ZLPR code that people paste, input by input. Names are those of the project's defect list."""
 
 import numpy as np
 import oracle
@@ -21,6 +18,65 @@ def check(backend, mode, logits, targets, expected, dtype="float32", rtol=1e-6, 
     assert np.isfinite(grad).all()
     assert (grad[targets == 1] <= 0).all()
     assert (grad[targets == 0] >= 0).all()
+
+
+D1 = {5.0: 0.0528, 10.0: 0.04613, 12.0: 0.04609, 16.0: 0.04609, 20.0: 0.04609, 90.0: 0.04609}
+
+
+def sparse(backend, mode, logits, ids, dtype="float32", **options):
+    """Loss of class ids, and its gradient where there is one."""
+    arguments = {"logits": np.asarray(logits), "indices": np.asarray(ids), "mode": mode, **options}
+    loss = backend.value("sparse_zlpr", dtype, **arguments)
+    return loss, backend.slope("sparse_zlpr", "logits", dtype, **arguments) if backend.autodiff else None
+
+
+@pytest.mark.parametrize("score", D1)
+def test_d1_confident_positives_are_not_pushed_down(backend, dtype, mode, score):
+    logits = np.asarray([[score] + [-5.0] * 7])
+    loss, grad = sparse(backend, mode, logits, [[0]], dtype)
+    np.testing.assert_allclose(loss, [D1[score]], rtol=1e-3)
+    np.testing.assert_allclose(loss, [float(oracle.zlpr(logits[0], [1] + [0] * 7))], rtol=5e-7)
+    if grad is not None:
+        assert (grad[:, 0] <= 0).all()
+        np.testing.assert_allclose(grad[0, 0], -np.exp(-score), rtol=1e-2, atol=1e-7)
+        assert (grad[:, 1:] > 0).all()
+
+
+def test_d1_a_realistic_token_pair_matrix(backend, mode):
+    logits = np.random.default_rng(0).normal(-12, 1, (1, 128 * 128))
+    logits[0, [5, 700, 9000]] = 9.0, 11.0, 13.0
+    loss, grad = sparse(backend, mode, logits, [[5, 700, 9000]], "float64")
+    hot = np.isin(np.arange(128 * 128), [5, 700, 9000])
+    np.testing.assert_allclose(loss, [float(oracle.zlpr(logits[0], hot.tolist()))], rtol=1e-12)
+    if grad is not None:
+        np.testing.assert_allclose(grad[0, [5, 700, 9000]], -np.exp([-9.0, -11.0, -13.0]), rtol=1e-3)
+
+
+def test_d1_the_reported_negative_loss(backend, mode):
+    """A masked cell, one confident positive: reported as -0.0017."""
+    where = np.asarray([[False, True, True]])
+    loss, _ = sparse(backend, mode, [[-INF, 9.048806, -27.048492]], [[1]], where=where)
+    np.testing.assert_allclose(loss, [0.000118], rtol=1e-2)
+
+
+def test_d2_ids_are_a_set_and_every_class_counts(backend, mode):
+    loss, _ = sparse(backend, mode, [[-1.0, -2.0, -3.0, 2.0]], [[3, 3]])
+    np.testing.assert_allclose(loss, [0.567], rtol=1e-3)
+    loss, _ = sparse(backend, mode, [[-9.0, -9.0]], [[0]])
+    np.testing.assert_allclose(loss, [9.0], rtol=1e-3)
+    loss, _ = sparse(backend, mode, [[2.0, -1.0, -3.0]], [[0, -1]])
+    np.testing.assert_allclose(loss, [0.476], rtol=1e-3)
+
+
+def test_d2_one_past_the_end_is_no_class(backend):
+    tensors = backend.tensors("float32", logits=np.asarray([[2.0, -1.0, -3.0]]), indices=np.asarray([[0, 3]]))
+    with pytest.raises(IndexError, match=r"Received: 3 at \[0, 1\]"):
+        backend.call("sparse_zlpr", tuple(tensors.values()), {})
+
+
+def test_d3_several_ids_beside_a_pad(backend, mode):
+    loss, _ = sparse(backend, mode, [[1.0, 2.0, -3.0]], [[2, 0, -1]])
+    np.testing.assert_allclose(loss, [float(oracle.zlpr([1.0, 2.0, -3.0], [1, 0, 1]))], rtol=5e-7)
 
 
 def test_d4_soft_labels_are_not_silently_zero(backend, mode):
@@ -122,3 +178,16 @@ def test_d17_axes_can_be_named(backend, mode):
     got = backend.loss(logits, targets, mode=mode, axis=(-2, -1))
     flat = backend.loss(logits.reshape(2, 3, 64), targets.reshape(2, 3, 64), mode=mode)
     np.testing.assert_allclose(got, flat, rtol=1e-14)
+
+
+def test_d18_a_pad_in_both_logits_is_zero(backend, dtype, mode):
+    pads = np.asarray([[-INF, 1.0]])
+    for name in ("kl_divergence", "symmetric_kl_divergence", "zlpr_divergence"):
+        got = backend.value(name, dtype, mode=mode, p_logits=pads, q_logits=pads)
+        np.testing.assert_array_equal(got, 0)
+
+
+def test_d18_far_apart_is_a_number(backend, dtype):
+    far = np.asarray([[60000.0]])
+    got = backend.value("symmetric_kl_divergence", dtype, p_logits=far, q_logits=-far)
+    np.testing.assert_allclose(got, [120000.0], rtol=5e-3)

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental.sparse import BCOO
 from jax.test_util import check_grads
 
 import zlpr_core
-from zlpr_jax import multi_hot, predict, zlpr_loss
+from zlpr_jax import multi_hot, predict, sparse_zlpr_loss, zlpr_loss
 
 RNG = np.random.default_rng(0)
 LOGITS, SOFT = RNG.normal(0, 3, (6, 5)), RNG.random((6, 5))
@@ -110,3 +111,23 @@ def test_a_model_trains_with_optax():
     weights = jnp.zeros((4, 3), jnp.float32)
     _, losses = jax.lax.scan(step, (weights, optimizer.init(weights)), length=100)
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize("n_batch", [0, 1])
+@pytest.mark.parametrize("kind", [bool, np.int32, np.float32])
+def test_bcoo_labels(n_batch, kind):
+    """Fixed shapes under jit; entries beyond the shape are BCOO's padding, and duplicates count once."""
+    matrix = BCOO.fromdense(jnp.asarray(HARD.astype(kind)), nse=int(HARD.sum()) + 2).update_layout(n_batch=n_batch)
+    for loss in (sparse_zlpr_loss, jax.jit(sparse_zlpr_loss)):
+        np.testing.assert_allclose(loss(LOGITS, matrix), zlpr_loss(LOGITS, HARD), rtol=1e-14)
+    twice = BCOO((jnp.ones(2, kind), jnp.asarray([[0, 1], [0, 1]])), shape=(1, 5))
+    np.testing.assert_allclose(
+        sparse_zlpr_loss(LOGITS[:1], twice), zlpr_loss(LOGITS[:1], [[0, 1, 0, 0, 0]]), rtol=1e-14
+    )
+
+
+def test_a_bcoo_that_is_not_multi_hot():
+    soft = BCOO.fromdense(jnp.asarray([[1.0, 0.5, 0, 0, 0], [1.0, 0, 0, 0, 0]]))
+    assert np.isnan(sparse_zlpr_loss(LOGITS[:2], soft)).tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"`indices` as a sparse matrix must have the shape of `logits`"):
+        sparse_zlpr_loss(LOGITS, soft)

@@ -6,10 +6,10 @@ import pytest
 from cases import rounded
 from keras import ops
 from test_values import table
-from tolerances import value_error
+from tolerances import VALUE_RTOL, value_error
 
 import zlpr_tf
-from zlpr_tf import ZLPRLoss
+from zlpr_tf import RDropZLPR, SparseZLPRLoss, ZLPRLoss
 
 RNG = np.random.default_rng(0)
 LOGITS, SOFT = RNG.normal(0, 3, (6, 5)), RNG.random((6, 5))
@@ -46,14 +46,15 @@ def test_class_matches_oracle(name, dtype):
 @pytest.mark.parametrize("kind", ["bool", "uint8", "int8", "int64", "float16", "float32", "float64"])
 def test_targets_of_every_kind(kind):
     expected = numpy(ZLPRLoss(reduction=None)(HARD, LOGITS))
-    np.testing.assert_array_equal(numpy(ZLPRLoss(reduction=None)(HARD.astype(kind), LOGITS)), expected)
+    got = numpy(ZLPRLoss(reduction=None)(HARD.astype(kind), LOGITS))
+    np.testing.assert_allclose(got, expected, rtol=VALUE_RTOL["float32"])  # hard and soft are summed in their own ways
 
 
 def test_targets_are_read_in_their_own_dtype():
     """Keras casts them to float32 first, where a half-precision rounding would no longer count as one."""
     rounding = np.asarray([[1 + 2**-9, -(2**-10)]], "float16")
     loss = ZLPRLoss()
-    assert numpy(loss(rounding, [[2.0, -1.0]])) == numpy(loss([[1, 0]], [[2.0, -1.0]]))
+    assert numpy(loss(rounding, [[2.0, -1.0]])) == numpy(loss([[1.0, 0.0]], [[2.0, -1.0]]))
     assert np.isnan(numpy(loss(rounding.astype("float32"), [[2.0, -1.0]])))
     assert np.isnan(numpy(loss(np.asarray([[255, 0]], "uint8"), [[2.0, -1.0]])))
 
@@ -163,3 +164,102 @@ def test_masked_time_steps_do_not_count():
     targets = RNG.integers(0, 2, (2, 2, 3))
     each = numpy(zlpr_tf.zlpr_loss(targets, model(steps)))
     np.testing.assert_allclose(model.evaluate(steps, targets, verbose=0), (each[0, 0] + each[1].sum()) / 3, rtol=1e-5)
+
+
+IDS = np.where(HARD, np.arange(5), -1)
+SPARSE_OPTIONS = {**OPTIONS, "pad": -100}
+del SPARSE_OPTIONS["ignore_index"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_class_ids_equal_the_dense_loss(dtype):
+    wide = "float64" if dtype == "float64" else "float32"
+    logits = rounded(LOGITS * 100, dtype).astype(dtype)
+    expected = numpy(ZLPRLoss(reduction=None, dtype=wide)(HARD, logits))
+    np.testing.assert_array_equal(numpy(SparseZLPRLoss(reduction=None, dtype=wide)(IDS, logits)), expected)
+
+
+def test_ids_are_not_rounded():
+    """Keras casts targets to float32, where 16 777 217 does not exist."""
+    with pytest.raises(IndexError, match="Received: 16777217 at"):
+        SparseZLPRLoss()([[16777217]], LOGITS[:1])
+    logits = np.zeros((1, 2**24 + 2), "float32")
+    logits[0, 2**24 + 1] = 30.0
+    loss = numpy(SparseZLPRLoss()(np.asarray([[2**24 + 1]]), logits))
+    np.testing.assert_allclose(loss, np.log(2**24 + 2) + np.exp(-30.0), rtol=1e-6)
+
+
+def test_config_of_class_ids_is_complete():
+    loss = SparseZLPRLoss(**SPARSE_OPTIONS)
+    assert loss.get_config() == SPARSE_OPTIONS
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
+    assert isinstance(again, SparseZLPRLoss)
+    ids = np.where(HARD, np.arange(5), -100)
+    np.testing.assert_array_equal(numpy(again(ids, LOGITS)), numpy(loss(ids, LOGITS)))
+
+
+def test_call_gives_one_value_an_example():
+    logits = ops.convert_to_tensor(LOGITS.astype("float32"))
+    np.testing.assert_array_equal(numpy(SparseZLPRLoss().call(IDS, logits)), numpy(ZLPRLoss().call(HARD, logits)))
+    assert numpy(ZLPRLoss().call(HARD, logits)).shape == (6,)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_fit_on_class_ids(tmp_path, jit):
+    if jit and keras.backend.backend() == "torch":
+        jit = "auto"
+    model = classifier(loss=SparseZLPRLoss(), metrics=[], jit_compile=jit)
+    dense = classifier(jit_compile=jit)
+    ids = np.where(Y, np.arange(3), -1)
+    losses = model.fit(X, ids, epochs=5, verbose=0, shuffle=False).history["loss"]
+    expected = dense.fit(X, Y, epochs=5, verbose=0, shuffle=False).history["loss"]
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(again.evaluate(X, ids, verbose=0), dense.evaluate(X, Y, verbose=0)[0], rtol=1e-5)
+
+
+def dropout_network():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.layers.Input((4,)), keras.layers.Dropout(0.3), keras.layers.Dense(3)])
+
+
+def rdrop_model(alpha=4.0, loss=None, **options):
+    model = RDropZLPR(dropout_network(), alpha=alpha, **options)
+    model.compile(keras.optimizers.Adam(0.05), loss=loss or ZLPRLoss())
+    return model
+
+
+def test_rdrop_trains_and_reports_the_plain_loss(tmp_path):
+    model = rdrop_model()
+    losses = model.fit(X, Y, epochs=30, verbose=0, sample_weight=np.ones(96)).history["loss"]
+    assert losses[-1] < 0.7 * losses[0]
+    plain = numpy(ZLPRLoss()(Y, model.network(X)))
+    np.testing.assert_allclose(model.evaluate(X, Y, verbose=0), plain, rtol=1e-5)
+    np.testing.assert_array_equal(model.predict(X, verbose=0), model.network.predict(X, verbose=0))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert (again.alpha, again.scale) == (4.0, 1.0)
+    np.testing.assert_allclose(again.evaluate(X, Y, verbose=0), plain, rtol=1e-5)
+    again.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize("loss", [ZLPRLoss(threshold=0.5), ZLPRLoss(reduction="sum")], ids=["threshold", "sum"])
+def test_rdrop_loss_is_that_of_the_function(loss):
+    """Of the two passes that the model made."""
+    model = rdrop_model(alpha=3.0, loss=loss, scale=2.0)
+    passes = []
+    network_call = model.network.call
+    model.network.call = lambda *args, **kwargs: passes.append(network_call(*args, **kwargs)) or passes[-1]
+    first = model(X, training=True)
+    got = numpy(model.compute_loss(x=X, y=Y, y_pred=first, training=True))
+    each = numpy(zlpr_tf.rdrop_zlpr_loss(Y, *passes, alpha=3.0, scale=2.0, threshold=loss.threshold))
+    assert not np.array_equal(numpy(passes[0]), numpy(passes[1]))
+    np.testing.assert_allclose(got, each.sum() if loss.reduction == "sum" else each.mean(), rtol=1e-5)
+
+
+def test_rdrop_construction_checks():
+    with pytest.raises(ValueError, match="`alpha` must be a non-negative number"):
+        RDropZLPR(dropout_network(), alpha=-1.0)
+    with pytest.raises(ValueError, match="`scale` must be a positive number"):
+        RDropZLPR(dropout_network(), scale=0.0)

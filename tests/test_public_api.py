@@ -5,26 +5,46 @@ import inspect
 
 import pytest
 
-HELPERS = {"check_targets", "multi_hot", "predict", "probabilities", "smooth_labels", "zlpr_entropy"}
+HELPERS = {"check_targets", "index_to_span", "multi_hot", "predict", "probabilities", "smooth_labels", "span_to_index"}
+DIVERGENCES = {"kl_divergence", "symmetric_kl_divergence", "zlpr_divergence", "zlpr_entropy"}
+FUNCTIONS = HELPERS | DIVERGENCES | {"rdrop_zlpr_loss", "sparse_zlpr_loss", "zlpr_loss", "zlpr_terms"}
+CORE = {"Array", "Namespace", "rdrop_zlpr", "sparse_zlpr", "zlpr", "zlpr_grad", "zlpr_hessian_diag", "zlpr_terms"}
 PUBLIC = {
-    "zlpr_core": HELPERS | {"Array", "Namespace", "zlpr", "zlpr_grad", "zlpr_terms"},
-    "zlpr_torch": HELPERS | {"ZLPRLoss", "zlpr_loss", "zlpr_terms"},
-    "zlpr_jax": HELPERS | {"zlpr_loss", "zlpr_terms"},
-    "zlpr_tf": HELPERS | {"ZLPRLoss", "zlpr_loss", "zlpr_terms"},
+    "zlpr_core": HELPERS | DIVERGENCES | CORE,
+    "zlpr_torch": FUNCTIONS | {"RDropZLPRLoss", "SparseZLPRLoss", "ZLPRKLDivLoss", "ZLPRLoss"},
+    "zlpr_jax": FUNCTIONS,
+    "zlpr_tf": FUNCTIONS | {"RDropZLPR", "SparseZLPRLoss", "ZLPRLoss"},
 }
-OPTIONS = {"weight": None, "pos_weight": None, "threshold": 0.0}
-ADAPTER = {**OPTIONS, "label_smoothing": 0.0, "ignore_index": None}
+WEIGHTS = {"weight": None, "pos_weight": None, "threshold": 0.0}
+COMMON, TORCH = {"axis": -1, "where": None}, {"dim": -1, "mask": None}
+SMOOTH, IGNORE, MEAN = {"label_smoothing": 0.0}, {"ignore_index": None}, {"reduction": "mean"}
+RDROP, SCALE, PAD, XP = {"alpha": 4.0, "scale": 1.0}, {"scale": 1.0}, {"pad": -1}, {"xp": None}
+PAIR = ["p_logits", "q_logits"]
 SIGNATURES = {
-    ("zlpr_core", "zlpr"): (["logits", "targets"], {"axis": -1, "where": None, **OPTIONS, "xp": None}),
-    ("zlpr_core", "zlpr_terms"): (["logits", "targets"], {"axis": -1, "where": None, **OPTIONS, "xp": None}),
-    ("zlpr_core", "zlpr_grad"): (["logits", "targets"], {"axis": -1, "where": None, **OPTIONS, "xp": None}),
-    ("zlpr_torch", "zlpr_loss"): (["input", "target"], {"dim": -1, "mask": None, **ADAPTER, "reduction": "mean"}),
-    ("zlpr_torch", "zlpr_terms"): (["input", "target"], {"dim": -1, "mask": None, **ADAPTER}),
-    ("zlpr_jax", "zlpr_loss"): (["logits", "labels"], {"axis": -1, "where": None, **ADAPTER}),
-    ("zlpr_jax", "zlpr_terms"): (["logits", "labels"], {"axis": -1, "where": None, **ADAPTER}),
-    ("zlpr_tf", "zlpr_loss"): (["labels", "logits"], {"axis": -1, "where": None, **ADAPTER}),
-    ("zlpr_tf", "zlpr_terms"): (["labels", "logits"], {"axis": -1, "where": None, **ADAPTER}),
-}
+    ("zlpr_core", "zlpr"): (["logits", "targets"], COMMON | WEIGHTS | XP),
+    ("zlpr_core", "zlpr_terms"): (["logits", "targets"], COMMON | WEIGHTS | XP),
+    ("zlpr_core", "zlpr_grad"): (["logits", "targets"], COMMON | WEIGHTS | XP),
+    ("zlpr_core", "zlpr_hessian_diag"): (["logits", "targets"], COMMON | WEIGHTS | XP),
+    ("zlpr_core", "sparse_zlpr"): (["logits", "indices"], COMMON | WEIGHTS | PAD | XP),
+    ("zlpr_core", "rdrop_zlpr"): (["logits1", "logits2", "targets"], RDROP | COMMON | WEIGHTS | XP),
+    **{(core, name): (PAIR, COMMON | SCALE | XP) for core in ("zlpr_core", "zlpr_jax", "zlpr_tf") for name in ("kl_divergence", "symmetric_kl_divergence")},
+    **{(core, "zlpr_divergence"): (PAIR, COMMON | XP) for core in ("zlpr_core", "zlpr_jax", "zlpr_tf")},
+    ("zlpr_torch", "zlpr_loss"): (["input", "target"], TORCH | WEIGHTS | SMOOTH | IGNORE | MEAN),
+    ("zlpr_torch", "zlpr_terms"): (["input", "target"], TORCH | WEIGHTS | SMOOTH | IGNORE),
+    ("zlpr_torch", "sparse_zlpr_loss"): (["input", "indices"], TORCH | WEIGHTS | SMOOTH | PAD | MEAN),
+    ("zlpr_torch", "rdrop_zlpr_loss"): (["input1", "input2", "target"], RDROP | TORCH | WEIGHTS | SMOOTH | IGNORE | MEAN),
+    ("zlpr_torch", "kl_divergence"): (PAIR, TORCH | SCALE | MEAN),
+    ("zlpr_torch", "symmetric_kl_divergence"): (PAIR, TORCH | SCALE | MEAN),
+    ("zlpr_torch", "zlpr_divergence"): (PAIR, TORCH | MEAN),
+    ("zlpr_jax", "zlpr_loss"): (["logits", "labels"], COMMON | WEIGHTS | SMOOTH | IGNORE),
+    ("zlpr_jax", "zlpr_terms"): (["logits", "labels"], COMMON | WEIGHTS | SMOOTH | IGNORE),
+    ("zlpr_jax", "sparse_zlpr_loss"): (["logits", "indices"], COMMON | WEIGHTS | SMOOTH | PAD),
+    ("zlpr_jax", "rdrop_zlpr_loss"): (["logits1", "logits2", "labels"], RDROP | COMMON | WEIGHTS | SMOOTH | IGNORE),
+    ("zlpr_tf", "zlpr_loss"): (["labels", "logits"], COMMON | WEIGHTS | SMOOTH | IGNORE),
+    ("zlpr_tf", "zlpr_terms"): (["labels", "logits"], COMMON | WEIGHTS | SMOOTH | IGNORE),
+    ("zlpr_tf", "sparse_zlpr_loss"): (["indices", "logits"], COMMON | WEIGHTS | SMOOTH | PAD),
+    ("zlpr_tf", "rdrop_zlpr_loss"): (["labels", "logits1", "logits2"], RDROP | COMMON | WEIGHTS | SMOOTH | IGNORE),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -55,7 +75,7 @@ def test_signatures(packages):
         if name not in packages:
             continue
         parameters = inspect.signature(getattr(packages[name], function)).parameters
-        assert list(parameters)[:2] == arrays
+        assert list(parameters)[: len(arrays)] == arrays
         assert {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY} == options
 
 

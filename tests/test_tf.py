@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zlpr_tf import multi_hot, zlpr_loss
+from zlpr_tf import multi_hot, sparse_zlpr_loss, zlpr_loss
 
 RNG = np.random.default_rng(0)
 LOGITS, SOFT = RNG.normal(0, 3, (6, 5)), RNG.random((6, 5))
@@ -97,3 +97,45 @@ def test_a_model_trains_in_half_precision(jit):
     assert losses[0].dtype == tf.float32
     assert losses[-1] < 0.4 * losses[0]
     assert step()[1].dtype == tf.float16
+
+
+IDS = np.where(HARD, np.arange(5), -1)
+RAGGED = tf.ragged.constant([[c for c in row if c >= 0] for row in IDS.tolist()], dtype=tf.int64)
+
+
+def multi_hot_sparse(dtype):
+    return tf.sparse.from_dense(tf.cast(HARD, dtype))
+
+
+@pytest.mark.parametrize(
+    "indices", [RAGGED, multi_hot_sparse(tf.float32), multi_hot_sparse(tf.int64)], ids=["ragged", "float", "int"]
+)
+@pytest.mark.parametrize("traced", [False, True])
+def test_ragged_and_sparse_tensors(indices, traced):
+    loss = tf.function(sparse_zlpr_loss) if traced else sparse_zlpr_loss
+    np.testing.assert_allclose(loss(indices, LOGITS), zlpr_loss(HARD, LOGITS), rtol=1e-14)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_ids_of_unknown_shape(jit):
+    spec = [tf.TensorSpec([None, None], tf.int64), tf.TensorSpec([None, None], tf.float64)]
+    compiled = tf.function(sparse_zlpr_loss, input_signature=spec, jit_compile=jit)
+    for rows in (6, 3):
+        np.testing.assert_allclose(
+            compiled(IDS[:rows], LOGITS[:rows]), zlpr_loss(HARD[:rows], LOGITS[:rows]), rtol=1e-14
+        )
+    spans = tf.function(
+        lambda ids, logits: sparse_zlpr_loss(ids, logits, axis=(-2, -1)),
+        input_signature=[tf.TensorSpec([None, 2, None], tf.int32), tf.TensorSpec([None, 2, None, None], tf.float64)],
+        jit_compile=jit,
+    )
+    logits = RNG.normal(size=(3, 2, 4, 4))
+    ids = RNG.integers(-1, 16, (3, 2, 5)).astype("int32")
+    np.testing.assert_allclose(spans(ids, logits), sparse_zlpr_loss(ids, logits.reshape(3, 2, 16)), rtol=1e-13)
+
+
+def test_a_sparse_tensor_that_is_not_multi_hot():
+    soft = tf.sparse.from_dense([[1.0, 0.5, 0, 0, 0], [1.0, 0, 0, 0, 0]])
+    assert np.isnan(sparse_zlpr_loss(soft, LOGITS[:2])).tolist() == [True, False]
+    with pytest.raises(ValueError, match=r"`indices` as a sparse matrix must have the shape of `logits`"):
+        sparse_zlpr_loss(tf.sparse.from_dense([[3, 1]]), LOGITS[:1])

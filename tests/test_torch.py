@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import zlpr_core
 import zlpr_torch
-from zlpr_torch import ZLPRLoss, zlpr_loss, zlpr_terms
+from zlpr_torch import RDropZLPRLoss, SparseZLPRLoss, ZLPRKLDivLoss, ZLPRLoss, sparse_zlpr_loss, zlpr_loss, zlpr_terms
 
 torch.manual_seed(0)
 LOGITS = torch.randn(6, 5, dtype=torch.float64) * 3
@@ -269,3 +269,88 @@ def test_the_core_infers_torch():
 def test_terms_are_two_tensors():
     positive, negative = zlpr_terms(LOGITS, HARD)
     torch.testing.assert_close(positive + negative, EACH(LOGITS, HARD))
+
+
+IDS = torch.where(HARD, torch.arange(5), -1)
+SPARSE = partial(sparse_zlpr_loss, reduction="none")
+FORMS = {
+    "int32": IDS.int(),
+    "list of tensors": [row[row >= 0] for row in IDS],
+    "lists": [row[row >= 0].tolist() for row in IDS],
+    "csr": HARD.float().to_sparse_csr(),
+    "csr of bool": HARD.to_sparse_csr(),
+    "coo of integers": HARD.long().to_sparse_coo(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_class_ids(form):
+    torch.testing.assert_close(SPARSE(LOGITS, FORMS[form]), EACH(LOGITS, HARD), rtol=0, atol=0)
+
+
+def test_a_sparse_matrix_is_checked():
+    bad = HARD.float().clone()
+    bad[1, 1] = 0.5
+    assert SPARSE(LOGITS, bad.to_sparse_csr()).isnan().tolist() == [False, True, False, False, False, False]
+    with pytest.raises(ValueError, match=r"`indices` as a sparse matrix must have the shape of `input`, classes last"):
+        SPARSE(LOGITS, HARD[:, :4].float().to_sparse_csr())
+    with pytest.raises(TypeError, match=r"`indices` must be integer class ids. Received dtype: .*float32"):
+        SPARSE(LOGITS, IDS.float())
+    assert SPARSE(LOGITS[:0], []).shape == (0,)
+
+
+def test_an_illegal_id_is_nan_where_a_look_would_stop_everything():
+    """Compiled whole, with the batch dynamic, and inside vmap."""
+    bad = IDS.clone()
+    bad[2, 0] = 5
+    expected = [False, False, True, False, False, False]
+    torch._dynamo.reset()
+    compiled = torch.compile(SPARSE, fullgraph=True, dynamic=True)
+    assert compiled(LOGITS, bad).isnan().tolist() == expected
+    torch.testing.assert_close(compiled(LOGITS[:4], IDS[:4]), EACH(LOGITS[:4], HARD[:4]), rtol=1e-13, atol=0)
+    assert torch.vmap(SPARSE)(LOGITS, bad).isnan().tolist() == expected
+    hot = torch.compile(lambda ids: zlpr_torch.multi_hot(ids, 5), fullgraph=True)(IDS)
+    assert torch.equal(hot, HARD)
+    assert SPARSE(LOGITS.to("meta"), IDS.to("meta")).shape == (6,)
+
+
+def test_other_modules_equal_their_functions():
+    other = LOGITS.flip(0)
+    options = {"weight": torch.rand(5), "threshold": torch.randn(5), "reduction": "sum"}
+    torch.testing.assert_close(
+        SparseZLPRLoss(**options)(LOGITS, IDS, mask=HARD), sparse_zlpr_loss(LOGITS, IDS, mask=HARD, **options)
+    )
+    options |= {"alpha": 2.0, "scale": 2.0, "ignore_index": -1}
+    torch.testing.assert_close(
+        RDropZLPRLoss(**options)(LOGITS, other, SOFT), zlpr_torch.rdrop_zlpr_loss(LOGITS, other, SOFT, **options)
+    )
+    for symmetric, function in ((False, zlpr_torch.kl_divergence), (True, zlpr_torch.symmetric_kl_divergence)):
+        module = ZLPRKLDivLoss(scale=2.0, symmetric=symmetric, reduction="none")
+        torch.testing.assert_close(module(LOGITS, other), function(LOGITS, other, scale=2.0, reduction="none"))
+    assert repr(RDropZLPRLoss(alpha=1.0)) == "RDropZLPRLoss(alpha=1.0, dim=-1, reduction='mean')"
+    assert repr(SparseZLPRLoss(pad=0)) == "SparseZLPRLoss(dim=-1, pad=0, reduction='mean')"
+    assert repr(ZLPRKLDivLoss(symmetric=True)) == "ZLPRKLDivLoss(dim=-1, symmetric=True, reduction='mean')"
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: SparseZLPRLoss(weight=torch.tensor([-1.0])), "`weight` must be non-negative"),
+        (lambda: RDropZLPRLoss(alpha=-1.0), "`alpha` must be a non-negative number"),
+        (lambda: ZLPRKLDivLoss(scale=0.0), "`scale` must be a positive number"),
+        (lambda: ZLPRKLDivLoss(reduction="avg"), "`reduction` must be"),
+    ],
+)
+def test_construction_checks_of_the_other_modules(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+def test_divergence_reductions_and_gradcheck():
+    p, q = leaves(LOGITS, LOGITS.flip(0))
+    for function in (zlpr_torch.kl_divergence, zlpr_torch.symmetric_kl_divergence, zlpr_torch.zlpr_divergence):
+        each = function(p, q, reduction="none")
+        torch.testing.assert_close(function(p, q), each.mean())
+        torch.testing.assert_close(function(p, q, reduction="sum"), each.sum())
+        assert gradcheck(partial(function, reduction="none"), (p, q), check_forward_ad=True, check_batched_grad=True)
+        assert gradgradcheck(partial(function, reduction="none"), (p, q), check_fwd_over_rev=True)

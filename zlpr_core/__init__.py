@@ -5,20 +5,30 @@ Multi-label classification with one loss: ``log(1 + Σ_pos e^-s) + log(1 + Σ_ne
 """
 
 from ._decoding import predict, probabilities
-from ._losses import zlpr, zlpr_entropy, zlpr_grad, zlpr_terms
-from ._targets import check_targets, multi_hot, smooth_labels
+from ._divergences import kl_divergence, rdrop_zlpr, symmetric_kl_divergence, zlpr_divergence
+from ._indices import index_to_span, multi_hot, span_to_index
+from ._losses import sparse_zlpr, zlpr, zlpr_entropy, zlpr_grad, zlpr_hessian_diag, zlpr_terms
+from ._targets import check_targets, smooth_labels
 from ._typing import Array, Namespace
 
 __all__ = [
     "Array",
     "Namespace",
     "check_targets",
+    "index_to_span",
+    "kl_divergence",
     "multi_hot",
     "predict",
     "probabilities",
+    "rdrop_zlpr",
     "smooth_labels",
+    "span_to_index",
+    "sparse_zlpr",
+    "symmetric_kl_divergence",
     "zlpr",
+    "zlpr_divergence",
     "zlpr_entropy",
     "zlpr_grad",
+    "zlpr_hessian_diag",
     "zlpr_terms",
 ]

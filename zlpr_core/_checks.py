@@ -4,7 +4,7 @@ Everything here reads shapes and dtypes, which are known while tracing. Values a
 """
 
 from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 from typing import Any
 
 from ._typing import Array, Axis, Namespace
@@ -33,6 +33,15 @@ def check_floating(logits: Array, argument: str, /, *, xp: Namespace) -> None:
     if not xp.isdtype(logits.dtype, "real floating"):
         msg = f"{name(argument, xp)} must have a real floating dtype. Received: {logits.dtype}. Convert it first."
         raise TypeError(msg)
+
+
+def check_same_shape(arrays: Sequence[Array], arguments: Sequence[str], /, *, xp: Namespace) -> None:
+    """For arrays that stand for the same cells."""
+    shapes = [tuple(array.shape) for array in arrays]
+    if not same_shape(*shapes):
+        names = " and ".join(name(argument, xp) for argument in arguments)
+        msg = f"{names} must have the same shape. Received: {shapes[0]} and {shapes[1]}."
+        raise ValueError(msg)
 
 
 def same_shape(left: Sequence[int | None], right: Sequence[int | None]) -> bool:
@@ -100,6 +109,13 @@ def check_fraction(argument: str, value: float, /) -> None:
     """A number in [0, 1], as a smoothing strength must be."""
     if not 0 <= value <= 1:
         msg = f"`{argument}` must be a number in [0, 1]. Received: {value}."
+        raise ValueError(msg)
+
+
+def check_positive(argument: str, value: float, /, *, zero: bool = False) -> None:
+    """A finite number above 0, or 0 itself where that is allowed."""
+    if not 0 <= value < inf or (value == 0 and not zero):
+        msg = f"`{argument}` must be a {'non-negative' if zero else 'positive'} number. Received: {value}."
         raise ValueError(msg)
 
 

@@ -8,10 +8,11 @@ from math import inf, nan
 from typing import Any, NamedTuple
 
 from ._checks import check_options, check_pair, class_axes
+from ._indices import indicated
 from ._namespace import infer
 from ._reduce import Terms, log1p_sum_exp, share_of_sum
 from ._targets import compute_dtype, read_targets, soft_targets
-from ._typing import Array, ArrayT, Axis, Namespace
+from ._typing import Array, ArrayT, Axis, Extended, Namespace
 
 
 def zlpr(
@@ -85,6 +86,71 @@ def zlpr(
     return loss
 
 
+def sparse_zlpr(
+    logits: ArrayT,
+    indices: Any,
+    /,
+    *,
+    axis: Axis = -1,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float = 0.0,
+    pad: int = -1,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r"""ZLPR of class ids: :func:`zlpr` of the rows that the ids stand for.
+
+    .. math::
+        L(s, P) = \log\Bigl(1 + \sum_{i \in P} e^{-s_i}\Bigr) + \log\Bigl(1 + \sum_{i \notin P} e^{s_i}\Bigr)
+
+    Exact, because the positives are masked out of the second sum. The published form subtracts them from the sum of
+    all, and trains backwards once a positive is above 16. The mask takes one byte a logit.
+
+    Parameters
+    ----------
+    logits : array, shape (..., C)
+        As in :func:`zlpr`.
+    indices : integer array of shape (..., P), nested lists, or a SciPy sparse matrix of the shape of ``logits``
+        Ids in [0, C), each row filled up with ``pad``; lists may differ in length; a matrix holds 1 at the positives.
+        Order is irrelevant and duplicates count once.
+    axis : int or tuple of ints
+        The class axes. Of several, an id counts the cells in C order, as :func:`span_to_index` does.
+    where, weight, pos_weight, threshold, xp
+        As in :func:`zlpr`.
+    pad : int
+        The id that marks an unused slot.
+
+    Returns
+    -------
+    array, the shape of ``logits`` without the class axes
+        NaN for an example with an illegal id where ids cannot be looked at: while tracing, or on an accelerator.
+
+    Raises
+    ------
+    IndexError
+        An id is neither in range nor ``pad``.
+    TypeError, ValueError
+        As in :func:`zlpr`; ids that are not integers or not one row an example; a matrix that holds another number.
+
+    References
+    ----------
+    J. Su, https://kexue.fm/archives/8888, 2022, for the task and the form by subtraction.
+
+    Examples
+    --------
+    >>> logits = np.asarray([[2.0, -1.0, 0.0], [3.0, 1.0, -2.0]])
+    >>> sparse_zlpr(logits, np.asarray([[0, -1], [0, 1]])).round(4)
+    array([0.9889, 0.4759])
+    >>> sparse_zlpr(logits, [[0], [1, 0]]).round(4)
+    array([0.9889, 0.4759])
+    """
+    xp = infer(xp, logits=logits)
+    targets = indicated(indices, logits, axis, pad, xp=xp)
+    options: Any = {"weight": weight, "pos_weight": pos_weight, "threshold": threshold}
+    return zlpr(logits, targets, axis=axis, where=where, **options, xp=xp)
+
+
 def zlpr_terms(
     logits: ArrayT,
     targets: Array,
@@ -153,16 +219,45 @@ def zlpr_grad(
     >>> zlpr_grad(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
     array([[-0.1192,  0.1554,  0.4223]])
     """
-    xp = infer(xp, logits=logits, targets=targets)
-    sides = _sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
-    axes = class_axes(logits, axis, xp=xp)
-    pull = share_of_sum(sides.positive, axis=axes, xp=xp)
-    push = share_of_sum(sides.negative, axis=axes, xp=xp)
-    moves = abs(logits) != inf
-    if where is not None:
-        moves = moves & where
+    pull, push, moves, xp = _shares(logits, targets, axis, where, weight, pos_weight, threshold, xp)
     grad: ArrayT = xp.astype(xp.where(moves, push - pull, 0.0), logits.dtype)
     return grad
+
+
+def zlpr_hessian_diag(
+    logits: ArrayT,
+    targets: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float = 0.0,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r"""Diagonal of the Hessian of :func:`zlpr` in the logits, in closed form.
+
+    .. math::
+        \frac{\partial^2 L}{\partial s_i^2} = p_i (1 - p_i) + q_i (1 - q_i),
+        \qquad p_i = a_i e^{-(s_i - \theta) - P}, \quad q_i = b_i e^{s_i - \theta - N}
+
+    That is what boosting and other Newton methods ask for. Parameters, errors and edges are those of :func:`zlpr`.
+
+    Returns
+    -------
+    array, the shape and dtype of ``logits``
+        In [0, 1/2]; 0 where ``where`` is False and at infinite logits.
+
+    Examples
+    --------
+    >>> zlpr_hessian_diag(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
+    array([[0.105 , 0.1312, 0.244 ]])
+    """
+    pull, push, moves, xp = _shares(logits, targets, axis, where, weight, pos_weight, threshold, xp)
+    curvature = pull * (1 - pull) + push * (1 - push)
+    diagonal: ArrayT = xp.astype(xp.where(moves, curvature, 0.0), logits.dtype)
+    return diagonal
 
 
 def zlpr_entropy(
@@ -173,7 +268,7 @@ def zlpr_entropy(
     .. math::
         H(t) = 2 \log\Bigl(1 + \sum_i \sqrt{t_i (1 - t_i)}\Bigr) \le L(s, t)
 
-    It is reached at :math:`s = \tfrac12 \operatorname{logit} t` and nowhere else, so ``zlpr - zlpr_entropy`` is a
+    It is reached at :math:`s = \tfrac12 \operatorname{logit}(t)` and nowhere else, so ``zlpr - zlpr_entropy`` is a
     regret: 0 exactly when the model says what the targets say. It is 0 for hard targets.
 
     Parameters
@@ -208,6 +303,26 @@ def zlpr_entropy(
     return entropy
 
 
+def _shares(
+    logits: Array,
+    targets: Array,
+    axis: Axis,
+    where: Array | None,
+    weight: Array | float | None,
+    pos_weight: Array | float | None,
+    threshold: Array | float,
+    xp: Namespace | None,
+) -> tuple[Any, Any, Any, Extended]:
+    """What each logit has of the two halves, and which logits a step can move."""
+    xp = infer(xp, logits=logits, targets=targets)
+    sides = _sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
+    axes = class_axes(logits, axis, xp=xp)
+    moves = abs(logits) != inf
+    moves = moves if where is None else moves & where
+    pull, push = (share_of_sum(side, axis=axes, xp=xp) for side in sides)
+    return pull, push, moves, xp
+
+
 class _Sides(NamedTuple):
     """The terms of the two halves."""
 
@@ -230,11 +345,11 @@ def _sides(
     dtype = compute_dtype(logits.dtype, xp=xp)
     t, valid = read_targets(targets, dtype, xp=xp)
     z = xp.astype(logits, dtype)
-    z, lost = _subtract(z if valid is None else xp.where(valid, z, nan), threshold, dtype, xp=xp)
-    z, lost, t = _kept(z, where, xp=xp), _kept(lost, where, xp=xp), _kept(t, where, xp=xp)
-    rest = _kept(~t if xp.isdtype(t.dtype, "bool") else 1 - t, where, xp=xp)
-    both = None if weight is None else _kept(_non_negative(weight, z, xp=xp), where, xp=xp)
-    ours = None if pos_weight is None else _kept(_non_negative(pos_weight, z, xp=xp), where, xp=xp)
+    z, lost = subtract(z if valid is None else xp.where(valid, z, nan), threshold, dtype, xp=xp)
+    z, lost, t = kept(z, where, xp=xp), kept(lost, where, xp=xp), kept(t, where, xp=xp)
+    rest = kept(~t if xp.isdtype(t.dtype, "bool") else 1 - t, where, xp=xp)
+    both = None if weight is None else kept(_non_negative(weight, z, xp=xp), where, xp=xp)
+    ours = None if pos_weight is None else kept(_non_negative(pos_weight, z, xp=xp), where, xp=xp)
     positive = _terms(-z, t, (both, ours), None if lost is None else -lost, xp=xp)
     return _Sides(positive, _terms(z, rest, (both,), lost, xp=xp))
 
@@ -252,7 +367,7 @@ def _terms(logit: Any, share: Any, weights: tuple[Any, ...], lost: Any, *, xp: N
     return Terms(logit, weight, lost)
 
 
-def _subtract(z: Any, threshold: Array | float, dtype: Any, *, xp: Namespace) -> tuple[Any, Any]:
+def subtract(z: Any, threshold: Array | float, dtype: Any, *, xp: Namespace) -> tuple[Any, Any]:
     """``z - threshold`` and what rounding took from it, which at z = -69 would be 4e-6 of e^z (Knuth's TwoSum)."""
     if isinstance(threshold, (int, float)) and threshold == 0:
         return z, None
@@ -260,7 +375,8 @@ def _subtract(z: Any, threshold: Array | float, dtype: Any, *, xp: Namespace) ->
     finite = xp.where(abs(z) < inf, z, 0.0)
     rounded = finite - theta
     part = rounded - finite
-    return z - theta, (finite - (rounded - part)) - (theta + part)
+    lost = (finite - (rounded - part)) - (theta + part)
+    return z - theta, xp.where(abs(lost) < 0.01, lost, 0.0)  # more is nothing beside the loss, and 1 + lost no e^lost
 
 
 def _non_negative(weight: Array | float, like: Any, *, xp: Namespace) -> Any:
@@ -271,7 +387,7 @@ def _non_negative(weight: Array | float, like: Any, *, xp: Namespace) -> Any:
     return xp.where(weight >= 0, weight, nan)
 
 
-def _kept(cells: Any, where: Array | None, *, xp: Namespace) -> Any:
+def kept(cells: Any, where: Array | None, *, xp: Namespace) -> Any:
     """``cells`` with nothing where ``where`` is False."""
     if where is None or cells is None:
         return cells

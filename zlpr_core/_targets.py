@@ -3,8 +3,6 @@
 from math import nan
 from typing import Any, Literal
 
-from array_api_compat import device
-
 from ._checks import check_fraction, check_options, check_pair, unravel
 from ._namespace import infer
 from ._typing import Array, ArrayT, Namespace
@@ -98,52 +96,6 @@ def _smooth(targets: Array, epsilon: float, mode: str, dtype: Any, /, *, xp: Nam
     return soft_targets(targets, dtype, xp=xp) * (1 - epsilon) + (epsilon / 2 if mode == "symmetric" else 0.0)
 
 
-def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = -1, xp: Namespace | None = None) -> ArrayT:
-    r"""Turn rows of class ids into rows of bool targets.
-
-    Parameters
-    ----------
-    indices : array, shape (..., P)
-        Integer ids in [0, num_classes), each row filled up with ``pad``. Duplicates count once; order is irrelevant.
-    num_classes : int
-        C, the number of classes.
-    pad : int
-        The id that marks an unused slot.
-    xp : Namespace, optional
-        Inferred from ``indices`` when absent.
-
-    Returns
-    -------
-    bool array, shape (..., C)
-
-    Raises
-    ------
-    TypeError
-        ``indices`` are not integers.
-    IndexError
-        An id is neither in range nor ``pad``. While tracing, where values cannot be read, such an id is left out.
-
-    Examples
-    --------
-    >>> multi_hot(np.asarray([[0, 2], [1, -1]]), 3).astype(int)
-    array([[1, 0, 1],
-           [0, 1, 0]])
-    """
-    xp = infer(xp, indices=indices)
-    if not xp.isdtype(indices.dtype, "integral"):
-        msg = f"`indices` must be integer class ids. Received dtype: {indices.dtype}."
-        raise TypeError(msg)
-    ids = xp.astype(indices, xp.int64 if xp.isdtype(indices.dtype, xp.int64) else xp.int32)
-    outside = (ids != pad) & ((ids < 0) | (ids >= num_classes))
-    bad = _first_cell_if_known(outside, xp=xp)
-    if bad is not None:
-        msg = f"`indices` must be in [0, {num_classes}) or `pad` ({pad}). Received: {int(ids[bad])} at {list(bad)}."
-        raise IndexError(msg)
-    classes = xp.arange(num_classes, dtype=ids.dtype, device=device(indices))
-    hot: ArrayT = xp.any(xp.reshape(ids, (*ids.shape, 1)) == classes, axis=-2)
-    return hot
-
-
 def check_targets(targets: Array, /, *, ignore_index: float | None = None, xp: Namespace | None = None) -> None:
     """Raise if a target is not one that the losses accept, naming the first bad cell.
 
@@ -200,13 +152,6 @@ def first_cell(condition: Array, /, *, xp: Namespace) -> tuple[int, ...] | None:
     if not xp.any(flat, axis=0):
         return None
     return unravel(int(xp.argmax(xp.astype(flat, xp.int32))), tuple(condition.shape))
-
-
-def _first_cell_if_known(condition: Array, *, xp: Namespace) -> tuple[int, ...] | None:
-    try:
-        return first_cell(condition, xp=xp)
-    except (TypeError, RuntimeError):  # how JAX and TensorFlow, and torch.func, refuse to read a traced value
-        return None
 
 
 def prepare_targets(

@@ -4,7 +4,7 @@ A new framework is one module that supplies the names of :class:`Namespace`. Wha
 standard already does, by way of ``array_api_compat``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 Axis: TypeAlias = "int | Sequence[int]"
@@ -42,16 +42,17 @@ ArrayT = TypeVar("ArrayT", bound=Array)
 class Namespace(Protocol):
     """The functions that the formulas are made of, with the meaning the array API standard gives them.
 
-    ``zlpr_core._namespace.namespace_from`` makes one out of a library. Two demands go beyond the standard: ``sum`` must
+    Whatever follows the standard has them, by way of array-api-compat. Two demands go beyond the standard: ``sum`` must
     add thousands of terms without losing digits (pairwise, or in a wider type), and ``floor`` must have the derivative
-    0. A namespace may also have a mapping ``dialect`` from the core's argument names to its own (``{"axis": "dim"}``),
-    so that an error message names what the user wrote.
+    0.
     """
 
     float32: Any
     float64: Any
+    int8: Any
     int32: Any
     int64: Any
+    uint64: Any
 
     def astype(self, x: Any, dtype: Any, /) -> Any: ...
     def isdtype(self, dtype: Any, kind: Any, /) -> bool: ...
@@ -66,8 +67,25 @@ class Namespace(Protocol):
     def max(self, x: Any, /, *, axis: Any, keepdims: bool) -> Any: ...
     def sum(self, x: Any, /, *, axis: Any, keepdims: bool) -> Any: ...
     def squeeze(self, x: Any, /, axis: Any) -> Any: ...
-    # used only by the helpers for targets
+    # used only by the helpers for targets and class ids
     def any(self, x: Any, /, *, axis: Any) -> Any: ...
     def argmax(self, x: Any, /) -> Any: ...
     def reshape(self, x: Any, /, shape: Any) -> Any: ...
-    def arange(self, stop: int, /, *, dtype: Any, device: Any) -> Any: ...
+    def permute_dims(self, x: Any, /, axes: Any) -> Any: ...
+    def asarray(self, x: Any, /, *, device: Any) -> Any: ...
+
+
+class Extended(Namespace, Protocol):
+    """What ``namespace_from`` adds to the names of a library, and an adapter may replace by better."""
+
+    dialect: Mapping[str, str]
+    """From the core's argument names to the framework's own (``{"axis": "dim"}``), for error messages."""
+
+    def mark(self, ids: Any, classes: Any, /) -> Any:
+        """bool (..., classes), True at the integer ids (..., P), all of them in [0, classes)."""
+
+    def shape_of(self, x: Any, ids: Any, /) -> Any:
+        """The shape; a size that is unknown while tracing as something to reshape by and to compare ``ids`` with."""
+
+    def compiling(self) -> bool:
+        """Whether values cannot be looked at, where the attempt would not be answered by an exception."""

@@ -7,9 +7,12 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
+from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
 import zlpr_core
+from zlpr_core._indices import check_matrix, indicated
+from zlpr_core._namespace import bound
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
@@ -54,7 +57,7 @@ def zlpr_loss(
       ignore_index: cells whose label equals this are masked.
 
     Returns:
-      One non-negative value per example: ``logits.shape`` without the class axes, in float32 (float64 for float64
+      One non-negative value per example, of ``logits.shape`` without the class axes, in float32 (float64 for float64
       logits).
 
     Raises:
@@ -80,6 +83,141 @@ def zlpr_loss(
         ignore_index=ignore_index,
     )
     return positive + negative
+
+
+def sparse_zlpr_loss(
+    logits: ArrayLike,
+    indices: Any,
+    *,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None,
+    threshold: ArrayLike = 0.0,
+    label_smoothing: float = 0.0,
+    pad: int = -1,
+) -> Array:
+    r"""ZLPR of class ids: :func:`zlpr_loss` of the rows that the ids stand for.
+
+    .. math::
+        L(s, P) = \log\Bigl(1 + \sum_{i \in P} e^{-s_i}\Bigr) + \log\Bigl(1 + \sum_{i \notin P} e^{s_i}\Bigr)
+
+    Exact, because the positives are masked out of the second sum, by one byte a logit. The published form subtracts
+    them from the sum of all, and trains backwards once a positive is above 16.
+
+    Args:
+      logits: as in :func:`zlpr_loss`.
+      indices: the ids of the positives, in [0, num_classes), in any order; duplicates count once. An integer array of
+        shape ``[..., P]`` with each row filled up with ``pad``, or lists of ids of any length outside ``jit``, or a
+        :class:`jax.experimental.sparse.BCOO` of the shape of ``logits`` that holds 1 at the positives.
+      axis: the class axis or axes. Of several, an id counts the cells in C order, as :func:`span_to_index` does.
+      where, weight, pos_weight, threshold, label_smoothing: as in :func:`zlpr_loss`.
+      pad: the id that marks an unused slot.
+
+    Returns:
+      One non-negative value per example. Under ``jit`` and on an accelerator, where a look at the values would stop
+      everything, NaN for an example with an illegal id, or with another number than 0 and 1 in a matrix.
+
+    Raises:
+      IndexError: an id is neither in range nor ``pad``, where it can be looked at.
+      TypeError: ids that are not integers.
+      ValueError: not one row of ids for each example.
+
+    References:
+      J. Su, https://kexue.fm/archives/8888, 2022, for the task and the form by subtraction.
+
+    Examples:
+      >>> logits = jnp.array([[2.0, -1.0, 0.0], [3.0, 1.0, -2.0]])
+      >>> print(sparse_zlpr_loss(logits, jnp.array([[0, -1], [0, 1]])).round(4))
+      [0.9889 0.4759]
+    """
+    scores = jnp.asarray(logits)
+    return zlpr_loss(
+        scores,
+        _labels(indices, scores, axis, pad),
+        axis=axis,
+        where=where,
+        weight=weight,
+        pos_weight=pos_weight,
+        threshold=threshold,
+        label_smoothing=label_smoothing,
+    )
+
+
+def _labels(indices: Any, scores: Array, axis: Axis, pad: int) -> Any:
+    if isinstance(indices, BCOO):
+        return _of_matrix(indices, scores, axis)
+    lists_or_scipy = isinstance(indices, (list, tuple)) or hasattr(indices, "toarray")
+    return indicated(indices if lists_or_scipy else jnp.asarray(indices), scores, axis, pad, xp=xp)
+
+
+def _of_matrix(matrix: BCOO, scores: Array, axis: Axis) -> Array:
+    """int8, with 2 or 3 where an entry is neither 0 nor 1, which makes the loss NaN."""
+    check_matrix(matrix, scores, axis, xp=xp)
+    entries = ((matrix.data == 1), (matrix.data != 0) & (matrix.data != 1))
+    one, other = (BCOO((entry, matrix.indices), shape=matrix.shape).todense() for entry in entries)
+    return one.astype(jnp.int8) + 2 * other.astype(jnp.int8)
+
+
+def rdrop_zlpr_loss(
+    logits1: ArrayLike,
+    logits2: ArrayLike,
+    labels: ArrayLike,
+    *,
+    alpha: float = 4.0,
+    scale: float = 1.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    pos_weight: ArrayLike | None = None,
+    threshold: ArrayLike = 0.0,
+    label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
+) -> Array:
+    r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
+
+    .. math::
+        \tfrac12 \bigl[L(s, t) + L(u, t)\bigr] + \tfrac{\alpha}{4}\, \mathrm{KL}_\mathrm{sym}(s, u)
+
+    with :func:`symmetric_kl_divergence` as the last term: the mean of two losses and the published code's quarter.
+    Multiply by 2 for the scale of the R-Drop paper, which adds the two losses.
+
+    Args:
+      logits1: raw logits :math:`s` of one pass.
+      logits2: raw logits :math:`u` of another pass of the same examples.
+      labels: as in :func:`zlpr_loss`, as are all the options that are not named here. The weights concern the losses
+        only; a ``threshold`` is subtracted from the logits in all three terms.
+      alpha: :math:`\alpha`, non-negative: what the agreement is worth.
+      scale: as in :func:`kl_divergence`.
+
+    Returns:
+      One non-negative value per example.
+
+    References:
+      Liang et al., `R-Drop: Regularized Dropout for Neural Networks <https://arxiv.org/abs/2106.14448>`_, 2021.
+
+    Examples:
+      >>> first, second = jnp.array([[2.0, -1.0]]), jnp.array([[1.5, -0.5]])
+      >>> print(rdrop_zlpr_loss(first, second, jnp.array([[1, 0]])).round(4))
+      [0.6438]
+    """
+    scores = jnp.asarray(logits1)
+    targets, kept = prepare_targets(
+        jnp.asarray(labels), _array(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
+    )
+    return zlpr_core.rdrop_zlpr(
+        scores,
+        jnp.asarray(logits2),
+        targets,
+        alpha=alpha,
+        scale=scale,
+        axis=axis,
+        where=kept,
+        weight=_array(weight),
+        pos_weight=_array(pos_weight),
+        threshold=_array(threshold),
+        xp=xp,
+    )
 
 
 def zlpr_terms(
@@ -128,3 +266,11 @@ def zlpr_terms(
 def _array(option: Any) -> Any:
     """Numbers stay weakly typed and None stays away; whatever else JAX takes becomes an array."""
     return option if option is None or isinstance(option, (int, float)) else jnp.asarray(option)
+
+
+index_to_span = bound(zlpr_core.index_to_span, xp, _array)
+kl_divergence = bound(zlpr_core.kl_divergence, xp, _array)
+multi_hot = bound(zlpr_core.multi_hot, xp, _array)
+span_to_index = bound(zlpr_core.span_to_index, xp, _array)
+symmetric_kl_divergence = bound(zlpr_core.symmetric_kl_divergence, xp, _array)
+zlpr_divergence = bound(zlpr_core.zlpr_divergence, xp, _array)

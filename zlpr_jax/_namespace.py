@@ -4,4 +4,10 @@ import jax.numpy
 
 from zlpr_core._namespace import namespace_from
 
-xp = namespace_from(jax.numpy, dialect={"targets": "labels"})
+
+def _mark(ids: jax.Array, classes: int, /) -> jax.Array:
+    hot = jax.numpy.zeros((*ids.shape[:-1], classes), bool)
+    return jax.numpy.put_along_axis(hot, ids, True, axis=-1, inplace=False)
+
+
+xp = namespace_from(jax.numpy, mark=_mark, dialect={"targets": "labels"})

@@ -1,24 +1,41 @@
 """ZLPR for TensorFlow and Keras: ``model.compile(loss=ZLPRLoss())``."""
 
-from ._classes import ZLPRLoss
+from ._classes import SparseZLPRLoss, ZLPRLoss
 from ._losses import (
     check_targets,
+    index_to_span,
+    kl_divergence,
     multi_hot,
     predict,
     probabilities,
+    rdrop_zlpr_loss,
     smooth_labels,
+    span_to_index,
+    sparse_zlpr_loss,
+    symmetric_kl_divergence,
+    zlpr_divergence,
     zlpr_entropy,
     zlpr_loss,
     zlpr_terms,
 )
+from ._models import RDropZLPR
 
 __all__ = [
+    "RDropZLPR",
+    "SparseZLPRLoss",
     "ZLPRLoss",
     "check_targets",
+    "index_to_span",
+    "kl_divergence",
     "multi_hot",
     "predict",
     "probabilities",
+    "rdrop_zlpr_loss",
     "smooth_labels",
+    "span_to_index",
+    "sparse_zlpr_loss",
+    "symmetric_kl_divergence",
+    "zlpr_divergence",
     "zlpr_entropy",
     "zlpr_loss",
     "zlpr_terms",

@@ -1,4 +1,4 @@
-"""ZLPR as a Keras loss, on any backend of Keras."""
+"""ZLPR as Keras losses, on any backend of Keras."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,15 +8,51 @@ import numpy as np
 from keras import ops
 
 from zlpr_core._checks import check_fraction
-from zlpr_core._targets import compute_dtype, equals, soft_targets
 from zlpr_core._typing import Axis
 
-from ._losses import zlpr_loss
-from ._namespace import xp
+from ._losses import sparse_zlpr_loss, zlpr_loss
+
+
+class _Loss(keras.losses.Loss):
+    """Options that a saved model can hold, and targets read in their own dtype."""
+
+    def __init__(self, *, name: str | None, reduction: str, dtype: Any, **options: Any) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        check_fraction("label_smoothing", options["label_smoothing"])
+        for option, value in options.items():
+            setattr(self, option, _PLAIN.get(option, lambda _, given: given)(option, value))
+        self._names = tuple(options)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The reduced loss. Keras would cast `y_true` to floating numbers first, which rounds ids and blurs kinds."""
+        losses = self.call(y_true, ops.convert_to_tensor(y_pred, dtype=self.dtype))
+        return reduced(losses, self, y_pred, sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything that `from_config` needs, `dtype` included, which Keras leaves out."""
+        return {**super().get_config(), **self._options(), "dtype": self.dtype}
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._names}
+
+
+class _Computed(keras.losses.Loss):
+    """Losses that are there already, for Keras to weight, mask and reduce."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return y_pred
+
+
+def reduced(losses: Any, like: keras.losses.Loss, y_pred: Any, sample_weight: Any) -> Any:
+    """``losses`` weighted, masked as ``y_pred`` is, and reduced as ``like`` would."""
+    mask = getattr(y_pred, "_keras_mask", None)
+    if mask is not None:
+        losses._keras_mask = mask
+    return _Computed(name=like.name, reduction=like.reduction, dtype=like.dtype)(losses, losses, sample_weight)
 
 
 @keras.saving.register_keras_serializable(package="zlpr")
-class ZLPRLoss(keras.losses.Loss):
+class ZLPRLoss(_Loss):
     r"""Multi-label ZLPR loss, where `BinaryCrossentropy(from_logits=True)` stood.
 
     .. math::
@@ -59,38 +95,88 @@ class ZLPRLoss(keras.losses.Loss):
         name: str | None = "zlpr_loss",
         dtype: Any = None,
     ) -> None:
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
-        check_fraction("label_smoothing", label_smoothing)
-        self.axis = tuple(axis) if isinstance(axis, Sequence) else axis
-        self.weight, self.pos_weight = _weights("weight", weight), _weights("pos_weight", pos_weight)
-        self.threshold = _plain("threshold", threshold)
-        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The reduced loss. Keras casts `y_true` on its way to `call`, so what its own dtype says is read here."""
-        targets = ops.convert_to_tensor(y_true)
-        soft = soft_targets(targets, compute_dtype(targets.dtype, xp=xp), xp=xp)
-        if self.ignore_index is not None:
-            soft = ops.where(equals(targets, self.ignore_index, xp=xp), self.ignore_index, soft)
-        return super().__call__(soft, y_pred, sample_weight)
+        super().__init__(
+            name=name,
+            reduction=reduction,
+            dtype=dtype,
+            axis=axis,
+            weight=weight,
+            pos_weight=pos_weight,
+            threshold=threshold,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+        )
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """One value per example."""
         return zlpr_loss(y_true, y_pred, **self._options())
 
-    def get_config(self) -> dict[str, Any]:
-        """Everything that `from_config` needs, `dtype` included, which Keras leaves out."""
-        return {**super().get_config(), **self._options(), "dtype": self.dtype}
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "axis": self.axis,
-            "weight": self.weight,
-            "pos_weight": self.pos_weight,
-            "threshold": self.threshold,
-            "label_smoothing": self.label_smoothing,
-            "ignore_index": self.ignore_index,
-        }
+@keras.saving.register_keras_serializable(package="zlpr")
+class SparseZLPRLoss(_Loss):
+    r"""ZLPR of class ids, for label sets too many to be multi-hot rows.
+
+    .. math::
+        L(s, P) = \log\Bigl(1 + \sum_{i \in P} e^{-s_i}\Bigr) + \log\Bigl(1 + \sum_{i \notin P} e^{s_i}\Bigr)
+
+    The model must end in raw logits. Ids keep all their digits, where Keras would round them to float32.
+
+    Args:
+        axis: The class axis or axes. Of several, an id counts the cells in C order, as `span_to_index` does.
+        weight: Non-negative weights of the classes, inside the logarithms: a number or nested sequences.
+        pos_weight: The same, for positives only.
+        threshold: The logit above which a label is predicted: a number or nested sequences.
+        label_smoothing: Strength in [0, 1] of symmetric smoothing.
+        pad: The id that marks an unused slot.
+        reduction: As in every Keras loss; the mean is over examples, never over classes.
+        name: Optional name.
+        dtype: As in every Keras loss; half precision still computes in float32.
+
+    Call:
+        `y_true` of shape `(batch, ..., slots)` holds the ids of the positives, or is one of the other forms that
+        `sparse_zlpr_loss` takes; `y_pred` of shape `(batch, ..., classes)`; `sample_weight` of shape `(batch, ...)`.
+
+    Raises:
+        ValueError: A negative weight, a `label_smoothing` outside [0, 1], an unknown `reduction`.
+        IndexError: An id is neither in range nor `pad`, where it can be looked at.
+
+    Example:
+        >>> loss = SparseZLPRLoss()
+        >>> print(f"{float(loss([[0, -1]], [[2.0, -1.0, 0.0]])):.4f}")
+        0.9889
+    """
+
+    def __init__(
+        self,
+        axis: Axis = -1,
+        weight: Any = None,
+        pos_weight: Any = None,
+        threshold: Any = 0.0,
+        label_smoothing: float = 0.0,
+        pad: int = -1,
+        reduction: str = "sum_over_batch_size",
+        name: str | None = "sparse_zlpr_loss",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            name=name,
+            reduction=reduction,
+            dtype=dtype,
+            axis=axis,
+            weight=weight,
+            pos_weight=pos_weight,
+            threshold=threshold,
+            label_smoothing=label_smoothing,
+            pad=pad,
+        )
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """One value per example."""
+        return sparse_zlpr_loss(y_true, y_pred, **self._options())
+
+
+def _axis(_: str, axis: Axis) -> Axis:
+    return tuple(axis) if isinstance(axis, Sequence) else axis
 
 
 def _plain(argument: str, value: Any) -> Any:
@@ -109,3 +195,6 @@ def _weights(argument: str, weight: Any) -> Any:
         msg = f"`{argument}` must be non-negative. Received: {weight}."
         raise ValueError(msg)
     return plain
+
+
+_PLAIN = {"axis": _axis, "weight": _weights, "pos_weight": _weights, "threshold": _plain}

@@ -4,21 +4,18 @@ They are made of ``keras.ops``, so the tensors are those of whichever backend Ke
 ``KERAS_BACKEND`` says otherwise. The derivative is the framework's own of the core's formula.
 """
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 import zlpr_core
+from zlpr_core._indices import check_matrix, indicated
+from zlpr_core._namespace import bound
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from ._namespace import xp
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def zlpr_loss(
@@ -60,7 +57,7 @@ def zlpr_loss(
         ignore_index: Cells whose label equals this are masked.
 
     Returns:
-        One non-negative value per example: the shape of `logits` without the class axes, in float32 (float64 for
+        One non-negative value per example, of the shape of `logits` without the class axes, in float32 (float64 for
         float64 logits).
 
     Raises:
@@ -68,7 +65,7 @@ def zlpr_loss(
         ValueError: Shapes that differ or do not broadcast, an `axis` that does not exist, no class at all.
 
     Reference:
-        Su et al., [ZLPR: A Novel Loss for Multi-label Classification](https://arxiv.org/abs/2208.02955), 2022.
+        Su et al., "ZLPR: A Novel Loss for Multi-label Classification", 2022, arXiv:2208.02955.
 
     Example:
         >>> loss = zlpr_loss(labels=[[1, 0, 0]], logits=[[2.0, -1.0, 0.0]])
@@ -87,6 +84,145 @@ def zlpr_loss(
         ignore_index=ignore_index,
     )
     return positive + negative
+
+
+def sparse_zlpr_loss(
+    indices: Any,
+    logits: Any,
+    *,
+    axis: Axis = -1,
+    where: Any = None,
+    weight: Any = None,
+    pos_weight: Any = None,
+    threshold: Any = 0.0,
+    label_smoothing: float = 0.0,
+    pad: int = -1,
+) -> Any:
+    r"""ZLPR of class ids: `zlpr_loss` of the rows that the ids stand for.
+
+    .. math::
+        L(s, P) = \log\Bigl(1 + \sum_{i \in P} e^{-s_i}\Bigr) + \log\Bigl(1 + \sum_{i \notin P} e^{s_i}\Bigr)
+
+    Exact, because the positives are masked out of the second sum, by one byte a logit. The published form subtracts
+    them from the sum of all, and trains backwards once a positive is above 16.
+
+    Args:
+        indices: The ids of the positives, in [0, num_classes), in any order; duplicates count once. An integer tensor
+            of shape `(..., P)` with each row filled up with `pad`, lists of ids, a `tf.RaggedTensor` of ids, or a
+            `tf.SparseTensor` of the shape of `logits` that holds 1 at the positives. (Ids out of
+            `tf.io.VarLenFeature` become ragged by `tf.RaggedTensor.from_sparse`.)
+        logits: As in `zlpr_loss`.
+        axis: The class axis or axes. Of several, an id counts the cells in C order, as `span_to_index` does.
+        where: As in `zlpr_loss`.
+        weight: As in `zlpr_loss`.
+        pos_weight: As in `zlpr_loss`.
+        threshold: As in `zlpr_loss`.
+        label_smoothing: As in `zlpr_loss`.
+        pad: The id that marks an unused slot.
+
+    Returns:
+        One non-negative value per example. In a `tf.function` and on an accelerator, where a look at the values would
+        stop everything, NaN for an example with an illegal id, or with another number than 0 and 1 in a matrix.
+
+    Raises:
+        IndexError: An id is neither in range nor `pad`, where it can be looked at.
+        TypeError: Ids that are not integers.
+        ValueError: Not one row of ids for each example.
+
+    Reference:
+        J. Su, https://kexue.fm/archives/8888, 2022, for the task and the form by subtraction.
+
+    Example:
+        >>> loss = sparse_zlpr_loss(indices=[[0], [0, 1]], logits=[[2.0, -1.0, 0.0], [3.0, 1.0, -2.0]])
+        >>> print(ops.convert_to_numpy(loss).round(4))
+        [0.9889 0.4759]
+    """
+    scores = ops.convert_to_tensor(logits)
+    return zlpr_loss(
+        _labels(indices, scores, axis, pad),
+        scores,
+        axis=axis,
+        where=where,
+        weight=weight,
+        pos_weight=pos_weight,
+        threshold=threshold,
+        label_smoothing=label_smoothing,
+    )
+
+
+def _labels(indices: Any, scores: Any, axis: Axis, pad: int) -> Any:
+    if hasattr(indices, "dense_shape"):  # a SparseTensor, told by its attributes: Keras may run without TensorFlow
+        return _of_matrix(indices, scores, axis)
+    if hasattr(indices, "row_splits"):
+        indices = indices.to_tensor(default_value=pad)
+    lists_or_scipy = isinstance(indices, (list, tuple)) or hasattr(indices, "toarray")
+    return indicated(indices if lists_or_scipy else ops.convert_to_tensor(indices), scores, axis, pad, xp=xp)
+
+
+def _of_matrix(matrix: Any, scores: Any, axis: Axis) -> Any:
+    """int8, with 2 where an entry is neither 0 nor 1, which makes the loss NaN."""
+    check_matrix(matrix, scores, axis, xp=xp)
+    values = ops.cast(matrix.values, "float32")
+    kinds = ops.cast(ops.where((values == 0) | (values == 1), values, 2.0), "int8")
+    return ops.scatter_update(ops.zeros(ops.shape(scores), "int8"), matrix.indices, kinds)
+
+
+def rdrop_zlpr_loss(
+    labels: Any,
+    logits1: Any,
+    logits2: Any,
+    *,
+    alpha: float = 4.0,
+    scale: float = 1.0,
+    axis: Axis = -1,
+    where: Any = None,
+    weight: Any = None,
+    pos_weight: Any = None,
+    threshold: Any = 0.0,
+    label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
+) -> Any:
+    r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
+
+    .. math::
+        \tfrac12 \bigl[L(s, t) + L(u, t)\bigr] + \tfrac{\alpha}{4}\, \mathrm{KL}_\mathrm{sym}(s, u)
+
+    with `symmetric_kl_divergence` as the last term: the mean of two losses and the published code's quarter. Multiply
+    by 2 for the scale of the R-Drop paper, which adds the two losses.
+
+    Args:
+        labels: As in `zlpr_loss`, as are all the options that are not named here. The weights concern the losses only;
+            a `threshold` is subtracted from the logits in all three terms.
+        logits1: Raw logits :math:`s` of one pass.
+        logits2: Raw logits :math:`u` of another pass of the same examples.
+        alpha: :math:`\alpha`, non-negative: what the agreement is worth.
+        scale: As in `kl_divergence`.
+
+    Returns:
+        One non-negative value per example.
+
+    Reference:
+        Liang et al., "R-Drop: Regularized Dropout for Neural Networks", 2021, arXiv:2106.14448.
+
+    Example:
+        >>> loss = rdrop_zlpr_loss(labels=[[1, 0]], logits1=[[2.0, -1.0]], logits2=[[1.5, -0.5]])
+        >>> print(ops.convert_to_numpy(loss).round(4))
+        [0.6438]
+    """
+    targets, kept, first = _prepared(labels, logits1, where, label_smoothing, ignore_index)
+    return zlpr_core.rdrop_zlpr(
+        first,
+        ops.convert_to_tensor(logits2),
+        targets,
+        alpha=alpha,
+        scale=scale,
+        axis=axis,
+        where=kept,
+        weight=_tensor(weight),
+        pos_weight=_tensor(pos_weight),
+        threshold=_tensor(threshold),
+        xp=xp,
+    )
 
 
 def zlpr_terms(
@@ -116,12 +252,7 @@ def zlpr_terms(
         >>> print(ops.convert_to_numpy(positive).round(4), ops.convert_to_numpy(negative).round(4))
         [0.1269] [0.862]
     """
-    targets, scores = ops.convert_to_tensor(labels), ops.convert_to_tensor(logits)
-    if None in (*targets.shape, *scores.shape) and len(targets.shape) == len(scores.shape):
-        targets = ops.reshape(targets, ops.shape(scores))  # raises once the sizes are known, rather than broadcast
-    targets, kept = prepare_targets(
-        targets, _tensor(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-    )
+    targets, kept, scores = _prepared(labels, logits, where, label_smoothing, ignore_index)
     return zlpr_core.zlpr_terms(
         scores,
         targets,
@@ -134,6 +265,18 @@ def zlpr_terms(
     )
 
 
+def _prepared(
+    labels: Any, logits: Any, where: Any, label_smoothing: float, ignore_index: float | None
+) -> tuple[Any, Any, Any]:
+    targets, scores = ops.convert_to_tensor(labels), ops.convert_to_tensor(logits)
+    if None in (*targets.shape, *scores.shape) and len(targets.shape) == len(scores.shape):
+        targets = ops.reshape(targets, ops.shape(scores))  # raises once the sizes are known, rather than broadcast
+    targets, kept = prepare_targets(
+        targets, _tensor(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
+    )
+    return targets, kept, scores
+
+
 def _tensor(option: Any) -> Any:
     """Numbers stay weakly typed and None stays away; whatever else Keras takes becomes a tensor."""
     if isinstance(option, (list, tuple)):
@@ -141,21 +284,14 @@ def _tensor(option: Any) -> Any:
     return option if option is None or isinstance(option, (int, float)) else ops.convert_to_tensor(option)
 
 
-def _of_tensors(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """A function of the core as one of tensors, which array-api-compat does not know of TensorFlow."""
-
-    @wraps(function)
-    def of_tensors(array: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        kwargs.setdefault("xp", xp)
-        kwargs.update({name: _tensor(kwargs[name]) for name in ("where", "threshold") if name in kwargs})
-        return function(ops.convert_to_tensor(array), *args, **kwargs)
-
-    return of_tensors
-
-
-check_targets = _of_tensors(zlpr_core.check_targets)
-multi_hot = _of_tensors(zlpr_core.multi_hot)
-predict = _of_tensors(zlpr_core.predict)
-probabilities = _of_tensors(zlpr_core.probabilities)
-smooth_labels = _of_tensors(zlpr_core.smooth_labels)
-zlpr_entropy = _of_tensors(zlpr_core.zlpr_entropy)
+check_targets = bound(zlpr_core.check_targets, xp, _tensor)
+index_to_span = bound(zlpr_core.index_to_span, xp, _tensor)
+kl_divergence = bound(zlpr_core.kl_divergence, xp, _tensor)
+multi_hot = bound(zlpr_core.multi_hot, xp, _tensor)
+predict = bound(zlpr_core.predict, xp, _tensor)
+probabilities = bound(zlpr_core.probabilities, xp, _tensor)
+smooth_labels = bound(zlpr_core.smooth_labels, xp, _tensor)
+span_to_index = bound(zlpr_core.span_to_index, xp, _tensor)
+symmetric_kl_divergence = bound(zlpr_core.symmetric_kl_divergence, xp, _tensor)
+zlpr_divergence = bound(zlpr_core.zlpr_divergence, xp, _tensor)
+zlpr_entropy = bound(zlpr_core.zlpr_entropy, xp, _tensor)

@@ -1,6 +1,6 @@
 """``keras.ops`` spelled as ``zlpr_core.Namespace``: TensorFlow, or whichever backend Keras runs on."""
 
-from math import inf
+from math import inf, prod
 from typing import Any
 
 import ml_dtypes
@@ -53,16 +53,32 @@ def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     return ops.cast(ops.sum(ops.cast(x, "float64"), axis=axis, keepdims=keepdims), x.dtype)
 
 
-def _arange(stop: int, /, *, dtype: str, device: Any) -> Any:
-    return ops.arange(stop, dtype=dtype)
+def _asarray(x: Any, /, *, device: Any) -> Any:
+    return ops.convert_to_tensor(x)
+
+
+def _shape_of(x: Any, ids: Any, /) -> tuple[Any, ...]:
+    return tuple(size if isinstance(size, int) else ops.cast(size, ids.dtype) for size in ops.shape(x))
+
+
+def _mark(ids: Any, classes: Any, /) -> Any:
+    *rows, slots = ops.shape(ids)
+    flat = ops.reshape(ids, (-1,))
+    row = ops.repeat(ops.arange(prod(rows), dtype=ids.dtype), slots)
+    columns = ops.cast(classes, "int32") if hasattr(classes, "dtype") else classes
+    hot = ops.zeros((prod(rows), columns), "bool")
+    hot = ops.scatter_update(hot, ops.stack([row, flat], axis=-1), ops.ones_like(flat, "bool"))
+    return ops.reshape(hot, (*rows, columns))
 
 
 xp = namespace_from(
     ops,
     float32="float32",
     float64="float64",
+    int8="int8",
     int32="int32",
     int64="int64",
+    uint64="uint64",
     astype=_astype,
     isdtype=_isdtype,
     finfo=_finfo,
@@ -70,6 +86,9 @@ xp = namespace_from(
     floor=_floor,
     max=_max,
     sum=_sum,
-    arange=_arange,
+    permute_dims=ops.transpose,
+    asarray=_asarray,
+    mark=_mark,
+    shape_of=_shape_of,
     dialect={"targets": "labels"},
 )

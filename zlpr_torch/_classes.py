@@ -1,15 +1,53 @@
 """ZLPR as ``torch.nn`` modules."""
 
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from zlpr_core._checks import check_fraction
+from zlpr_core._checks import check_fraction, check_positive
 from zlpr_core._typing import Axis
 
-from ._losses import Reduction, check_reduction, zlpr_loss
+from ._divergences import kl_divergence, symmetric_kl_divergence
+from ._losses import Reduction, check_reduction, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
 
 
-class ZLPRLoss(nn.Module):
+class _Module(nn.Module):
+    """Options that move, are saved and are shown with the module."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        check_reduction(options["reduction"])
+        for name, value in options.items():
+            _hold(self, name, value)
+        self._names = tuple(options)
+
+    def _options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._names}
+
+    def extra_repr(self) -> str:
+        defaults = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
+        always = ("dim", "reduction")
+        shown = {
+            name: value
+            for name, value in self._options().items()
+            if name in always or isinstance(value, Tensor) or value != defaults[name]
+        }
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+class _Loss(_Module):
+    """A loss with weights and smoothing, which are checked at once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        check_fraction("label_smoothing", options["label_smoothing"])
+        _check_non_negative(weight=options["weight"], pos_weight=options["pos_weight"])
+
+
+class ZLPRLoss(_Loss):
     r"""Multi-label ZLPR loss, where ``BCEWithLogitsLoss`` stood.
 
     .. math::
@@ -33,10 +71,6 @@ class ZLPRLoss(nn.Module):
         ZLPRLoss(dim=-1, pos_weight=tensor([1., 2., 4.]), reduction='sum')
     """
 
-    weight: Tensor | float | None
-    pos_weight: Tensor | float | None
-    threshold: Tensor | float
-
     def __init__(
         self,
         *,
@@ -48,45 +82,167 @@ class ZLPRLoss(nn.Module):
         ignore_index: float | None = None,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
-        check_reduction(reduction)
-        check_fraction("label_smoothing", label_smoothing)
-        options = {"weight": weight, "pos_weight": pos_weight, "threshold": threshold}
-        for name, value in options.items():
-            _hold(self, name, value)
-        _check_non_negative(weight=self.weight, pos_weight=self.pos_weight)
-        self.dim, self.reduction = dim, reduction
-        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
+        super().__init__(
+            dim=dim,
+            weight=weight,
+            pos_weight=pos_weight,
+            threshold=threshold,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
 
     def forward(self, input: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """The loss of ``input`` against ``target``; where ``mask`` is False the cell does not count."""
-        return zlpr_loss(
-            input,
-            target,
-            dim=self.dim,
-            mask=mask,
-            weight=self.weight,
-            pos_weight=self.pos_weight,
-            threshold=self.threshold,
-            label_smoothing=self.label_smoothing,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
+        return zlpr_loss(input, target, mask=mask, **self._options())
+
+
+class SparseZLPRLoss(_Loss):
+    r"""ZLPR of class ids, for label sets too many to be multi-hot rows.
+
+    .. math::
+        L(s, P) = \log\Bigl(1 + \sum_{i \in P} e^{-s_i}\Bigr) + \log\Bigl(1 + \sum_{i \notin P} e^{s_i}\Bigr)
+
+    Args are the options of :func:`sparse_zlpr_loss` (``mask`` goes to the call); tensors among them are held as in
+    :class:`ZLPRLoss`.
+
+    Shape:
+        - input: :math:`(*, C)`
+        - indices: :math:`(*, P)`, or one of the other forms that :func:`sparse_zlpr_loss` takes
+        - output: scalar, or :math:`(*)` with ``reduction="none"``
+
+    Raises:
+        ValueError: as in :class:`ZLPRLoss`.
+
+    Example:
+        >>> criterion = SparseZLPRLoss()
+        >>> criterion(torch.tensor([[2.0, -1.0, 0.0]]), torch.tensor([[0, -1]]))
+        tensor(0.9889)
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: Axis = -1,
+        weight: Tensor | float | None = None,
+        pos_weight: Tensor | float | None = None,
+        threshold: Tensor | float = 0.0,
+        label_smoothing: float = 0.0,
+        pad: int = -1,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            dim=dim,
+            weight=weight,
+            pos_weight=pos_weight,
+            threshold=threshold,
+            label_smoothing=label_smoothing,
+            pad=pad,
+            reduction=reduction,
         )
 
-    def extra_repr(self) -> str:
-        neutral = {"weight": None, "pos_weight": None, "threshold": 0.0, "label_smoothing": 0.0, "ignore_index": None}
-        options = {name: getattr(self, name) for name in neutral}
-        shown = {name: value for name, value in options.items() if isinstance(value, Tensor) or value != neutral[name]}
-        shown = {"dim": self.dim, **shown, "reduction": self.reduction}
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+    def forward(self, input: Tensor, indices: Tensor | Sequence[Tensor], *, mask: Tensor | None = None) -> Tensor:
+        """The loss of ``input`` when ``indices`` are its positives; where ``mask`` is False the cell does not count."""
+        return sparse_zlpr_loss(input, indices, mask=mask, **self._options())
 
 
-def _hold(module: nn.Module, name: str, value: Tensor | float | None) -> None:
-    """Tensors move and are saved with the module; a parameter is learned too."""
-    if isinstance(value, nn.Parameter) or value is None or isinstance(value, (int, float)):
-        setattr(module, name, value)
+class RDropZLPRLoss(_Loss):
+    r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
+
+    .. math::
+        \tfrac12 \bigl[L(s, t) + L(u, t)\bigr] + \tfrac{\alpha}{4}\, \mathrm{KL}_\mathrm{sym}(s, u)
+
+    Args are the options of :func:`rdrop_zlpr_loss` (``mask`` goes to the call); tensors among them are held as in
+    :class:`ZLPRLoss`.
+
+    Shape:
+        - input1, input2 and target: :math:`(*, C)`
+        - output: scalar, or :math:`(*)` with ``reduction="none"``
+
+    Raises:
+        ValueError: as in :class:`ZLPRLoss`; a negative ``alpha``, a ``scale`` that is not positive.
+
+    Example:
+        >>> criterion = RDropZLPRLoss(alpha=2.0)
+        >>> criterion(torch.tensor([[2.0, -1.0]]), torch.tensor([[1.5, -0.5]]), torch.tensor([[1, 0]]))
+        tensor(0.6149)
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 4.0,
+        scale: float = 1.0,
+        dim: Axis = -1,
+        weight: Tensor | float | None = None,
+        pos_weight: Tensor | float | None = None,
+        threshold: Tensor | float = 0.0,
+        label_smoothing: float = 0.0,
+        ignore_index: float | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        check_positive("alpha", alpha, zero=True)
+        check_positive("scale", scale)
+        super().__init__(
+            alpha=alpha,
+            scale=scale,
+            dim=dim,
+            weight=weight,
+            pos_weight=pos_weight,
+            threshold=threshold,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=reduction,
+        )
+
+    def forward(self, input1: Tensor, input2: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The loss of both against ``target``, and their divergence."""
+        return rdrop_zlpr_loss(input1, input2, target, mask=mask, **self._options())
+
+
+class ZLPRKLDivLoss(_Module):
+    r"""Divergence between the label probabilities of two logit tensors.
+
+    .. math::
+        \sum_i \mathrm{KL}\bigl(\sigma(c s_i) \,\|\, \sigma(c u_i)\bigr)
+
+    Args are the options of :func:`kl_divergence` (``mask`` goes to the call), and ``symmetric=True`` for
+    :func:`symmetric_kl_divergence`. Unlike ``nn.KLDivLoss`` it takes logits, the distribution that is right first.
+
+    Shape:
+        - p_logits and q_logits: :math:`(*, C)`
+        - output: scalar, or :math:`(*)` with ``reduction="none"``
+
+    Raises:
+        ValueError: an unknown ``reduction``, a ``scale`` that is not positive.
+
+    Example:
+        >>> teacher, student = torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]])
+        >>> ZLPRKLDivLoss()(teacher, student)
+        tensor(0.1181)
+        >>> ZLPRKLDivLoss(symmetric=True)(teacher, student)
+        tensor(0.2385)
+    """
+
+    def __init__(
+        self, *, dim: Axis = -1, scale: float = 1.0, symmetric: bool = False, reduction: Reduction = "mean"
+    ) -> None:
+        check_positive("scale", scale)
+        super().__init__(dim=dim, scale=scale, symmetric=symmetric, reduction=reduction)
+
+    def forward(self, p_logits: Tensor, q_logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """The divergence of ``q_logits`` from ``p_logits``; where ``mask`` is False the cell does not count."""
+        options = self._options()
+        divergence = symmetric_kl_divergence if options.pop("symmetric") else kl_divergence
+        return divergence(p_logits, q_logits, mask=mask, **options)
+
+
+def _hold(module: nn.Module, name: str, value: Any) -> None:
+    """A tensor moves and is saved with the module; a parameter is learned too."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        module.register_buffer(name, value)
     else:
-        module.register_buffer(name, torch.as_tensor(value))
+        setattr(module, name, value)
 
 
 def _check_non_negative(**weights: Tensor | float | None) -> None:

@@ -4,11 +4,15 @@ The derivative is autograd's own of the core's formula, which gives both modes, 
 ``torch.compile`` at once.
 """
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 import zlpr_core
+from zlpr_core._indices import check_matrix, indicated
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
@@ -86,6 +90,155 @@ def zlpr_loss(
         ignore_index=ignore_index,
     )
     return reduce(positive + negative, reduction)
+
+
+def sparse_zlpr_loss(
+    input: Tensor,
+    indices: Tensor | Sequence[Tensor],
+    *,
+    dim: Axis = -1,
+    mask: Tensor | None = None,
+    weight: Tensor | float | None = None,
+    pos_weight: Tensor | float | None = None,
+    threshold: Tensor | float = 0.0,
+    label_smoothing: float = 0.0,
+    pad: int = -1,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""ZLPR of class ids: :func:`zlpr_loss` of the rows that the ids stand for.
+
+    .. math::
+        L(s, P) = \log\Bigl(1 + \sum_{i \in P} e^{-s_i}\Bigr) + \log\Bigl(1 + \sum_{i \notin P} e^{s_i}\Bigr)
+
+    Exact, because the positives are masked out of the second sum, by one byte a logit. The published form subtracts
+    them from the sum of all, and trains backwards once a positive is above 16.
+
+    Args:
+        input: as in :func:`zlpr_loss`.
+        indices: the ids of the positives, in [0, C), in any order; duplicates count once. An integer tensor with each
+            row filled up with ``pad``, or a list with one 1-D tensor for each example, or a ``torch.sparse_csr`` (or
+            COO) matrix of the shape of ``input`` that holds 1 at the positives.
+        dim: the class dimension or dimensions. Of several, an id counts the cells in C order, as
+            :func:`span_to_index` does.
+        mask, weight, pos_weight, threshold, label_smoothing, reduction: as in :func:`zlpr_loss`.
+        pad: the id that marks an unused slot.
+
+    Shape:
+        - input: :math:`(*, C)`
+        - indices: :math:`(*, P)`
+        - output: scalar, or :math:`(*)` with ``reduction="none"``
+
+    Raises:
+        IndexError: an id is neither in range nor ``pad``. On an accelerator, and while compiling, where a look at the
+            values would stop everything, the loss of that example is NaN instead; so it is for a matrix that holds
+            another number than 0 and 1.
+        TypeError: ids that are not integers.
+        ValueError: not one row of ids for each example.
+
+    The task is that of J. Su, https://kexue.fm/archives/8888, 2022, whose form subtracts.
+
+    Example:
+        >>> input = torch.tensor([[2.0, -1.0, 0.0], [3.0, 1.0, -2.0]])
+        >>> sparse_zlpr_loss(input, torch.tensor([[0, -1], [0, 1]]), reduction="none")
+        tensor([0.9889, 0.4759])
+        >>> sparse_zlpr_loss(input, [torch.tensor([0]), torch.tensor([1, 0])], reduction="none")
+        tensor([0.9889, 0.4759])
+    """
+    check_tensors(input=input)
+    return zlpr_loss(
+        input,
+        _targets(indices, input, dim, pad),
+        dim=dim,
+        mask=mask,
+        weight=weight,
+        pos_weight=pos_weight,
+        threshold=threshold,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
+
+
+def _targets(indices: Tensor | Sequence[Tensor], input: Tensor, dim: Axis, pad: int) -> Tensor:
+    if isinstance(indices, Tensor) and indices.layout in (torch.sparse_csr, torch.sparse_coo):
+        return _of_matrix(indices, input, dim)
+    if isinstance(indices, (list, tuple)) and indices and isinstance(indices[0], Tensor):
+        indices = pad_sequence(list(indices), batch_first=True, padding_value=pad).to(input.device)
+    target: Tensor = indicated(indices, input, dim, pad, xp=xp)
+    return target
+
+
+def _of_matrix(matrix: Tensor, input: Tensor, dim: Axis) -> Tensor:
+    """int8, with 2 where an entry is neither 0 nor 1, which makes the loss NaN."""
+    check_matrix(matrix, input, dim, xp=xp)
+    entries = matrix.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
+    values = entries.values()
+    kinds = torch.where((values == 0) | (values == 1), values, 2).to(torch.int8)
+    rows, columns = entries.indices()
+    return torch.zeros(input.shape, dtype=torch.int8, device=kinds.device).index_put((rows, columns), kinds)
+
+
+def rdrop_zlpr_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 4.0,
+    scale: float = 1.0,
+    dim: Axis = -1,
+    mask: Tensor | None = None,
+    weight: Tensor | float | None = None,
+    pos_weight: Tensor | float | None = None,
+    threshold: Tensor | float = 0.0,
+    label_smoothing: float = 0.0,
+    ignore_index: float | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
+
+    .. math::
+        \tfrac12 \bigl[L(s, t) + L(u, t)\bigr] + \tfrac{\alpha}{4}\, \mathrm{KL}_\mathrm{sym}(s, u)
+
+    with :func:`symmetric_kl_divergence` as the last term: the mean of two losses and the published code's quarter.
+    Multiply by 2 for the scale of the R-Drop paper, which adds the two losses.
+
+    Args:
+        input1: raw logits :math:`s` of one pass.
+        input2: raw logits :math:`u` of another pass of the same examples.
+        target: as in :func:`zlpr_loss`, as are all the options that are not named here. The weights concern the losses
+            only; a ``threshold`` is subtracted from the logits in all three terms.
+        alpha: :math:`\alpha`, non-negative: what the agreement is worth.
+        scale: as in :func:`kl_divergence`.
+
+    Shape:
+        - input1, input2 and target: :math:`(*, C)`
+        - output: scalar, or :math:`(*)` with ``reduction="none"``
+
+    R-Drop is from Liang et al., "R-Drop: Regularized Dropout for Neural Networks", 2021, arXiv:2106.14448.
+
+    Example:
+        >>> first, second = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.5, -0.5]])
+        >>> rdrop_zlpr_loss(first, second, torch.tensor([[1, 0]]))
+        tensor(0.6438)
+    """
+    check_reduction(reduction)
+    check_tensors(input1=input1, input2=input2, target=target)
+    target, mask = prepare_targets(
+        target, mask, input1, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
+    )
+    losses = zlpr_core.rdrop_zlpr(
+        input1,
+        input2,
+        target,
+        alpha=alpha,
+        scale=scale,
+        axis=dim,
+        where=mask,
+        weight=weight,
+        pos_weight=pos_weight,
+        threshold=threshold,
+        xp=xp,
+    )
+    return reduce(losses, reduction)
 
 
 def zlpr_terms(

@@ -17,9 +17,23 @@ def _sum(x: torch.Tensor, /, *, axis: tuple[int, ...], keepdims: bool) -> torch.
     return torch.sum(x, dim=axis, keepdim=keepdims, dtype=wide).to(x.dtype)
 
 
+def _mark(ids: torch.Tensor, classes: int, /) -> torch.Tensor:
+    hot = torch.zeros((*ids.shape[:-1], classes), dtype=torch.bool, device=ids.device)
+    return hot.scatter(-1, ids.long(), True)
+
+
 xp = namespace_from(
     array_api_compat.torch,
     sum=_sum,
     floor=_floor,
-    dialect={"logits": "input", "targets": "target", "axis": "dim", "where": "mask"},
+    mark=_mark,
+    compiling=torch.compiler.is_compiling,  # where a look at values would break the graph
+    dialect={
+        "logits": "input",
+        "targets": "target",
+        "axis": "dim",
+        "where": "mask",
+        "logits1": "input1",
+        "logits2": "input2",
+    },
 )

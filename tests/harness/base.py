@@ -5,6 +5,19 @@ from abc import ABC, abstractmethod
 import ml_dtypes
 import numpy as np
 
+ARRAYS = {
+    "zlpr": ("logits", "targets"),
+    "zlpr_terms": ("logits", "targets"),
+    "sparse_zlpr": ("logits", "indices"),
+    "kl_divergence": ("p_logits", "q_logits"),
+    "symmetric_kl_divergence": ("p_logits", "q_logits"),
+    "zlpr_divergence": ("p_logits", "q_logits"),
+    "rdrop_zlpr": ("logits1", "logits2", "targets"),
+}
+LOGITS = ("logits", "logits1", "logits2", "p_logits", "q_logits")
+ADAPTED = {"zlpr": "zlpr_loss", "sparse_zlpr": "sparse_zlpr_loss", "rdrop_zlpr": "rdrop_zlpr_loss"}
+"""What the adapters call them."""
+
 
 class Backend(ABC):
     name: str
@@ -15,8 +28,15 @@ class Backend(ABC):
     adapter = True
     """Has the options that only adapters have: label_smoothing and ignore_index."""
 
+    tracing_modes = ()
+    """The modes in which values cannot be looked at."""
+
     def __init__(self):
         self._programs = {}
+
+    @property
+    def traces(self):
+        return bool(self.tracing_modes)
 
     # --- the framework in its own words -----------------------------------------------------------------------------
     @abstractmethod
@@ -31,11 +51,8 @@ class Backend(ABC):
     def dtype_name(self, tensor): ...
 
     @abstractmethod
-    def losses(self, logits, targets, **options):
-        """The package's loss, one value an example, options by their names in the core."""
-
-    @abstractmethod
-    def terms(self, logits, targets, **options): ...
+    def call(self, name, arrays, options):
+        """The package's function of that name in the core: one value an example, arrays and options as in the core."""
 
     @abstractmethod
     def helper(self, name):
@@ -60,59 +77,76 @@ class Backend(ABC):
         raise NotImplementedError
 
     # --- NumPy in, NumPy out ----------------------------------------------------------------------------------------
+    def value(self, name, dtype="float64", **arguments):
+        """What ``name`` makes of NumPy arguments by their names in the core."""
+        return self.numpy(self.native_value(name, dtype, **arguments))
+
+    def native_value(self, name, dtype="float64", *, mode=None, target_dtype=None, **arguments):
+        tensors, fixed = _split(self.tensors(dtype, target_dtype, **arguments))
+        return self._program(name, "value", "", mode, fixed)(tensors)
+
+    def slope(self, name, wrt, dtype="float64", **arguments):
+        """Gradient of the summed values in the argument ``wrt``."""
+        return self.numpy(self.native_slope(name, wrt, dtype, **arguments))
+
+    def native_slope(self, name, wrt, dtype="float64", *, mode=None, target_dtype=None, **arguments):
+        tensors, fixed = _split(self.tensors(dtype, target_dtype, **arguments))
+        return self._program(name, "gradient", wrt, mode, fixed)(tensors)
+
+    def along(self, name, product, wrt, tangent, dtype="float64", *, mode=None, target_dtype=None, **arguments):
+        """``product`` "jvp": forward-mode derivative of the summed values; "hvp": Hessian-vector product."""
+        tensors, fixed = _split(self.tensors(dtype, target_dtype, **arguments))
+        return self.numpy(self._program(name, product, wrt, mode, fixed)(tensors, self.native(tangent, dtype)))
+
+    def tensors(self, dtype, target_dtype=None, **arguments):
+        """Logits in ``dtype``, floating targets too, options in the dtype that computes."""
+        return {name: self._tensor(name, value, dtype, target_dtype) for name, value in arguments.items()}
+
+    def _tensor(self, name, value, dtype, target_dtype):
+        if not isinstance(value, (list, np.ndarray)):
+            return value
+        value = np.asarray(value)
+        kinds = {"where": "bool", "indices": value.dtype.name, **dict.fromkeys(LOGITS, dtype)}
+        kinds["targets"] = target_dtype or (dtype if value.dtype.kind == "f" else value.dtype.name)
+        return self.native(value, kinds.get(name, "float64" if dtype == "float64" else "float32"))
+
+    # --- the same for the loss of dense targets ---------------------------------------------------------------------
     def problem(self, logits, targets, dtype="float64", *, target_dtype=None, **options):
-        """Arguments as tensors: floating targets in the logits' dtype, options in the dtype that computes."""
-        wide = "float64" if dtype == "float64" else "float32"
-        targets = np.asarray(targets)
-        arguments = {
-            "logits": self.native(logits, dtype),
-            "targets": self.native(
-                targets, target_dtype or (dtype if targets.dtype.kind == "f" else targets.dtype.name)
-            ),
-        }
-        for name, value in options.items():
-            is_array = isinstance(value, (list, np.ndarray))
-            arguments[name] = self.native(value, "bool" if name == "where" else wide) if is_array else value
-        return arguments
+        return self.tensors(dtype, target_dtype, logits=np.asarray(logits), targets=np.asarray(targets), **options)
+
+    def losses(self, logits, targets, **options):
+        return self.call("zlpr", (logits, targets), options)
+
+    def terms(self, logits, targets, **options):
+        return self.call("zlpr_terms", (logits, targets), options)
 
     def loss(self, logits, targets, dtype="float64", **options):
-        return self.numpy(self.raw_loss(logits, targets, dtype, **options))
+        return self.value("zlpr", dtype, logits=np.asarray(logits), targets=np.asarray(targets), **options)
 
-    def raw_loss(self, logits, targets, dtype="float64", *, mode=None, **options):
-        tensors, fixed = _split(self.problem(logits, targets, dtype, **options))
-        return self._program("loss", "", mode, fixed)(tensors)
+    def grad(self, logits, targets, dtype="float64", *, wrt="logits", **options):
+        return self.slope("zlpr", wrt, dtype, logits=np.asarray(logits), targets=np.asarray(targets), **options)
 
-    def grad(self, logits, targets, dtype="float64", **options):
-        return self.numpy(self.raw_grad(logits, targets, dtype, **options))
+    def directional(self, product, logits, targets, tangent, dtype="float64", *, wrt="logits", **options):
+        arguments = {"logits": np.asarray(logits), "targets": np.asarray(targets), **options}
+        return self.along("zlpr", product, wrt, tangent, dtype, **arguments)
 
-    def raw_grad(self, logits, targets, dtype="float64", *, wrt="logits", mode=None, **options):
-        tensors, fixed = _split(self.problem(logits, targets, dtype, **options))
-        return self._program("gradient", wrt, mode, fixed)(tensors)
-
-    def directional(self, product, logits, targets, tangent, dtype="float64", *, wrt="logits", mode=None, **options):
-        """``product`` "jvp": forward-mode derivative of the summed loss; "hvp": Hessian-vector product."""
-        tensors, fixed = _split(self.problem(logits, targets, dtype, **options))
-        return self.numpy(self._program(product, wrt, mode, fixed)(tensors, self.native(tangent, dtype)))
-
-    def _program(self, kind, wrt, mode, fixed):
+    def _program(self, name, kind, wrt, mode, fixed):
         """Kept, so that a compiler meets each combination of shapes and dtypes once."""
         mode = mode or self.default_mode
-        key = (kind, wrt, mode, tuple(sorted(fixed.items())))
+        key = (name, kind, wrt, mode, tuple(sorted(fixed.items())))
         if key not in self._programs:
-            self._programs[key] = self.compiled(self._function(kind, wrt, fixed), mode)
+            self._programs[key] = self.compiled(self._function(name, kind, wrt, fixed), mode)
         return self._programs[key]
 
-    def _function(self, kind, wrt, fixed):
-        if kind == "loss":
-            return lambda tensors: self.losses(**tensors, **fixed)
+    def _function(self, name, kind, wrt, fixed):
+        def value(tensors):
+            arguments = {**tensors, **fixed}
+            return self.call(name, tuple(arguments.pop(array) for array in ARRAYS[name]), arguments)
 
         def differentiated(tensors, *tangent):
-            def total(x):
-                return self.total(self.losses(**{**tensors, wrt: x}, **fixed))
+            return getattr(self, kind)(lambda x: self.total(value({**tensors, wrt: x})), tensors[wrt], *tangent)
 
-            return getattr(self, kind)(total, tensors[wrt], *tangent)
-
-        return differentiated
+        return value if kind == "value" else differentiated
 
     def total(self, losses):
         return losses.sum()

@@ -22,19 +22,16 @@ class Numpy(Backend):
     def dtype_name(self, tensor):
         return str(tensor.dtype).rpartition(".")[2]
 
-    def losses(self, logits, targets, **options):
-        return zlpr_core.zlpr(logits, targets, **options)
-
-    def terms(self, logits, targets, **options):
-        return zlpr_core.zlpr_terms(logits, targets, **options)
+    def call(self, name, arrays, options):
+        return getattr(zlpr_core, name)(*arrays, **options)
 
     def helper(self, name):
         return getattr(zlpr_core, name)
 
-    def raw_grad(self, logits, targets, dtype="float64", *, wrt="logits", mode=None, **options):
-        assert wrt == "logits"
-        arguments = self.problem(logits, targets, dtype, **options)
-        return zlpr_core.zlpr_grad(arguments.pop("logits"), arguments.pop("targets"), **arguments)
+    def native_slope(self, name, wrt, dtype="float64", *, mode=None, target_dtype=None, **arguments):
+        assert (name, wrt) == ("zlpr", "logits")
+        tensors = self.tensors(dtype, target_dtype, **arguments)
+        return zlpr_core.zlpr_grad(tensors.pop("logits"), tensors.pop("targets"), **tensors)
 
 
 class Strict(Numpy):

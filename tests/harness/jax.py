@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import zlpr_jax
-from harness.base import Backend, as_numpy, widened
+from harness.base import ADAPTED, Backend, as_numpy, widened
 
 jax.config.update("jax_enable_x64", True)
 
@@ -14,6 +14,7 @@ class Jax(Backend):
     name = "jax"
     modes = ("eager", "jit")
     default_mode = "jit"
+    tracing_modes = ("jit",)
 
     def native(self, values, dtype):
         return jnp.asarray(as_numpy(values, dtype))
@@ -24,11 +25,8 @@ class Jax(Backend):
     def dtype_name(self, tensor):
         return tensor.dtype.name
 
-    def losses(self, logits, targets, **options):
-        return zlpr_jax.zlpr_loss(logits, targets, **options)
-
-    def terms(self, logits, targets, **options):
-        return zlpr_jax.zlpr_terms(logits, targets, **options)
+    def call(self, name, arrays, options):
+        return getattr(zlpr_jax, ADAPTED.get(name, name))(*arrays, **options)
 
     def helper(self, name):
         return getattr(zlpr_jax, name)

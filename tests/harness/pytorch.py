@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 import zlpr_torch
-from harness.base import Backend, as_numpy, widened
+from harness.base import ADAPTED, Backend, as_numpy, widened
 
 
 class Torch(Backend):
@@ -22,11 +22,9 @@ class Torch(Backend):
     def dtype_name(self, tensor):
         return str(tensor.dtype).removeprefix("torch.")
 
-    def losses(self, logits, targets, **options):
-        return zlpr_torch.zlpr_loss(logits, targets, reduction="none", **_dialect(options))
-
-    def terms(self, logits, targets, **options):
-        return zlpr_torch.zlpr_terms(logits, targets, **_dialect(options))
+    def call(self, name, arrays, options):
+        reduction = {} if name == "zlpr_terms" else {"reduction": "none"}
+        return getattr(zlpr_torch, ADAPTED.get(name, name))(*arrays, **_dialect(options), **reduction)
 
     def helper(self, name):
         return getattr(zlpr_torch, name)

@@ -10,6 +10,7 @@ from harness.keras_functions import KerasFunctions
 class TensorFlow(KerasFunctions, Backend):
     name = "tf"
     modes = ("eager", "function", "xla")
+    tracing_modes = ("function", "xla")
 
     def native(self, values, dtype):
         return tf.constant(as_numpy(values, dtype))

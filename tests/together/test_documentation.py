@@ -1,24 +1,15 @@
-"""README and docstrings run as they stand, each block in a process of its own."""
+"""README, documentation and docstrings run as they stand."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
-RUN_DOCTEST = """
-import doctest, sys
-text = sys.stdin.read()
-test = doctest.DocTestParser().get_doctest(text, {}, "block", "README.md", 0)
-runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-runner.run(test)
-assert runner.summarize(verbose=False).failed == 0
-assert test.examples or exec(text, {}) is None
-"""
 RUN_DOCSTRINGS = """
 import doctest, importlib, pkgutil, sys
 import numpy
@@ -31,29 +22,20 @@ assert sum(r.failed for r in results) == 0
 """
 
 
-def run(program, *arguments, text=""):
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, *arguments]
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=False, cwd=ROOT, encoding="utf-8")
-
-
-def first_line(block):
-    return next(line.removeprefix(">>> ") for line in block.splitlines() if line.strip())
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=map(first_line, BLOCKS))
-def test_readme_block(block):
-    result = run(RUN_DOCTEST, text=block)
-    assert result.returncode == 0, result.stdout + result.stderr
+@pages.every_block("README.md")
+def test_page(page, block):
+    pages.check(page, block)
 
 
 def test_readme_shows_every_package():
     for package in ("zlpr_core", "zlpr_torch", "zlpr_jax", "zlpr_tf"):
-        assert any(package in block for block in BLOCKS), package
+        assert any(package in block for block in pages.blocks("README.md")), package
 
 
 @pytest.mark.parametrize("package", ["zlpr_core", "zlpr_torch", "zlpr_jax", "zlpr_tf"])
 def test_docstrings(package):
-    result = run(RUN_DOCSTRINGS, package)
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", RUN_DOCSTRINGS, package]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, encoding="utf-8")
     assert result.returncode == 0, result.stdout + result.stderr
     assert int(result.stdout.split()[0]) >= 3
 

@@ -1,0 +1,45 @@
+"""The Python blocks of README and documentation, each run as it stands in a process of its own."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_RUN = """
+import doctest, sys
+text = sys.stdin.read()
+test = doctest.DocTestParser().get_doctest(text, {}, "block", sys.argv[1], 0)
+runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+runner.run(test)
+assert runner.summarize(verbose=False).failed == 0
+assert test.examples or exec(text, {"__name__": "__main__"}) is None
+"""
+
+
+def blocks(page):
+    """What stands between ```python and ``` on a page, which may be indented by a list or a tab."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^( *)```python\n(.*?)^\1```", text, flags=re.DOTALL | re.MULTILINE)
+    return ["".join(line.removeprefix(indent) for line in body.splitlines(keepends=True)) for indent, body in found]
+
+
+def every_block(*pages):
+    """A parametrisation by ``(page, block)``."""
+    pairs = [(page, block) for page in pages for block in blocks(page)]
+    return pytest.mark.parametrize(("page", "block"), pairs, ids=[f"{page}: {_first_line(b)}" for page, b in pairs])
+
+
+def _first_line(block):
+    return next(line.removeprefix(">>> ") for line in block.splitlines() if line.strip())
+
+
+def check(page, block, **environment):
+    """Run ``block``: as a doctest where it has prompts, else as a program."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _RUN, page]
+    done = subprocess.run(
+        command, input=block, capture_output=True, text=True, check=False, cwd=ROOT, encoding="utf-8", **environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,339 @@
+"""The divergences and R-Drop against the oracle: values, slopes in both arguments, second order, edges, order facts."""
+
+from functools import cache, partial
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import oracle
+import pytest
+from cases import rounded
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tolerances import grad_error, value_error
+
+INF, NAN = float("inf"), float("nan")
+RNG = np.random.default_rng(9039)
+BASE = RNG.normal(0, 3, (6, 8))
+
+
+def _mixed():
+    """Confident labels that differ by units beside unsure ones that differ by thousandths."""
+    confident = RNG.random(BASE.shape) < 0.4
+    gap = np.where(confident, RNG.normal(0, 4, BASE.shape), RNG.normal(0, 1e-3, BASE.shape))
+    p = np.where(confident, 15 * BASE, BASE)
+    return p, p + gap
+
+
+_GRID = np.linspace(-9, 9, 13)
+PAIRS = {
+    "golden": (np.asarray([[1.2, -0.7, 0.3, -2.0, 0.5]]), np.asarray([[0.8, -0.1, -0.4, -1.5, 1.0]])),
+    "random": (BASE, RNG.normal(0, 3, BASE.shape)),
+    "equal": (BASE, BASE),
+    "near": (BASE, BASE + RNG.normal(0, 1e-3, BASE.shape)),
+    "a rounding apart": (BASE, np.nextafter(BASE.astype(np.float32), np.float32(9)).astype(float)),
+    "shifted": (BASE, BASE + 0.01),
+    "mixed": _mixed(),
+    "one label": (np.repeat(_GRID, 13)[:, None], np.tile(_GRID, 13)[:, None]),
+    "saturated": (RNG.uniform(-60, 60, (6, 8)), RNG.uniform(-60, 60, (6, 8))),
+    "extreme": (RNG.uniform(-1e4, 1e4, (6, 8)), RNG.uniform(-1e4, 1e4, (6, 8))),
+    "extreme and near": (np.resize([1e4, -1e4, 30.0], (6, 8)), np.resize([1e4, -1e4, 30.0], (6, 8)) + 1.0),
+    "wide": (RNG.normal(0, 3, (1, 500)), RNG.normal(0, 3, (1, 500))),
+}
+FUNCTIONS = {
+    "kl_divergence": (oracle.kl_divergence, oracle.kl_grad_parts),
+    "symmetric_kl_divergence": (oracle.symmetric_kl_divergence, oracle.symmetric_kl_grad_parts),
+    "zlpr_divergence": (oracle.zlpr_divergence, oracle.zlpr_divergence_grad_parts),
+}
+SCALED = [("kl_divergence", 2.0), ("symmetric_kl_divergence", 2.0), *((name, None) for name in FUNCTIONS)]
+by_function = pytest.mark.parametrize("name", FUNCTIONS)
+by_scale = pytest.mark.parametrize(("name", "scale"), SCALED, ids=[f"{n}-{c or 'default'}" for n, c in SCALED])
+
+
+def options(scale):
+    return {} if scale is None else {"scale": scale}
+
+
+@cache
+def truth(name, pair, dtype, scale):
+    """Inputs exact in ``dtype``, values, and for each argument slopes and the magnitude of their parts."""
+    p, q = (rounded(x, dtype) for x in PAIRS[pair])
+    value, parts = FUNCTIONS[name]
+    rows = list(zip(p.tolist(), q.tolist(), strict=True))
+    values = np.asarray([float(value(*row, **options(scale))) for row in rows])
+    slopes = {}
+    for argument, place in (("p_logits", 0), ("q_logits", 1)):
+        cells = [parts(*row, **options(scale))[place] for row in rows]
+        true = np.asarray([[float(sum(cell)) for cell in row] for row in cells])
+        slopes[argument] = true, np.asarray([[float(sum(map(abs, cell))) for cell in row] for row in cells])
+    return p, q, values, slopes
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@by_scale
+def test_value_matches_oracle(backend, dtype, mode, name, scale, pair, worst):
+    p, q, values, _ = truth(name, pair, dtype, scale)
+    got = backend.value(name, dtype, mode=mode, p_logits=p, q_logits=q, **options(scale))
+    worst("value", backend, dtype, value_error(got, values, dtype))
+
+
+@pytest.mark.needs("autodiff")
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair != "wide"])
+@pytest.mark.parametrize("wrt", ["p_logits", "q_logits"])
+@by_scale
+def test_slopes_match_oracle(backend, dtype, mode, name, scale, pair, wrt, worst):
+    p, q, _, slopes = truth(name, pair, dtype, scale)
+    got = backend.slope(name, wrt, dtype, mode=mode, p_logits=p, q_logits=q, **options(scale))
+    worst("gradient", backend, dtype, grad_error(got, *slopes[wrt], dtype))
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "true"),
+    [
+        ("kl_divergence", None, 0.16095999986386306),
+        ("kl_divergence", 2.0, 0.50345906003928154),
+        ("symmetric_kl_divergence", None, 0.32444732021516999),
+        ("symmetric_kl_divergence", 2.0, 1.019728269051171),
+        ("zlpr_divergence", None, 0.2025505347663436),
+    ],
+)
+def test_golden_values(backend, name, scale, true):
+    p, q = PAIRS["golden"]
+    np.testing.assert_allclose(backend.value(name, p_logits=p, q_logits=q, **options(scale)), [true], rtol=2e-15)
+
+
+@pytest.mark.needs("autodiff")
+@pytest.mark.parametrize("pair", ["random", "equal", "mixed", "extreme"])
+@pytest.mark.parametrize("wrt", ["p_logits", "q_logits"])
+@by_function
+def test_forward_mode_and_second_order(backend, mode, name, wrt, pair):
+    """Against the slopes that the oracle knows, and their central differences in 50 digits."""
+    p, q, _, slopes = truth(name, pair, "float64", None)
+    tangent = np.random.default_rng(1).normal(size=p.shape)
+    got = backend.along(name, "jvp", wrt, tangent, mode=mode, p_logits=p, q_logits=q)
+    np.testing.assert_allclose(got, np.sum(slopes[wrt][0] * tangent), rtol=1e-11, atol=1e-14)
+    got = backend.along(name, "hvp", wrt, tangent, mode=mode, p_logits=p, q_logits=q)
+    np.testing.assert_allclose(got, _true_hvp(name, p, q, wrt, tangent), rtol=1e-9, atol=1e-12)
+
+
+def _true_hvp(name, p, q, wrt, tangent):
+    parts, place, step = FUNCTIONS[name][1], ("p_logits", "q_logits").index(wrt), oracle.mpf(10) ** -20
+
+    def slope(row, direction, sign):
+        moved = [[oracle.mpf(x) for x in logits[row]] for logits in (p, q)]
+        moved[place] = [x + sign * step * d for x, d in zip(moved[place], direction.tolist(), strict=True)]
+        return [sum(cell) for cell in parts(*moved)[place]]
+
+    ends = [(slope(row, d, 1), slope(row, d, -1)) for row, d in enumerate(tangent)]
+    return [[float((b - a) / (2 * step)) for b, a in zip(*end, strict=True)] for end in ends]
+
+
+@by_function
+def test_equal_to_the_last_bit_is_zero_and_a_bit_less_is_not(backend, dtype, name):
+    p = rounded(PAIRS["random"][0], dtype)
+    np.testing.assert_array_equal(backend.value(name, dtype, p_logits=p, q_logits=p), 0)
+    moved = p + rounded(0.125 * np.abs(p), dtype)
+    assert (backend.value(name, dtype, p_logits=p, q_logits=rounded(moved, dtype)) > 0).all()
+
+
+@by_function
+def test_infinite_logits_in_both_agree(backend, dtype, name):
+    """D18: a pad at -inf in both is 0, not NaN, in value and slopes."""
+    p, q = np.asarray([[0.5, -INF, INF, 1.0]]), np.asarray([[0.25, -INF, INF, -1.0]])
+    expected = backend.value(name, dtype, p_logits=p[:, [0, 3]], q_logits=q[:, [0, 3]])
+    np.testing.assert_allclose(backend.value(name, dtype, p_logits=p, q_logits=q), expected, rtol=5e-7)
+    np.testing.assert_array_equal(backend.value(name, dtype, p_logits=p[:, 1:3], q_logits=q[:, 1:3]), 0)
+    if backend.autodiff:
+        for wrt in ("p_logits", "q_logits"):
+            slope = backend.slope(name, wrt, dtype, p_logits=p, q_logits=q)
+            np.testing.assert_array_equal(slope[:, 1:3], 0)
+            assert (slope[:, [0, 3]] != 0).all()
+
+
+@by_function
+def test_an_infinite_logit_in_one(backend, dtype, name):
+    """Impossible to match is +inf; for the one-sided divergences a certain p is not impossible."""
+    certain, finite = np.asarray([[-INF, 1.0], [INF, 1.0]]), np.asarray([[0.5, 0.25], [0.5, 0.25]])
+    got = backend.value(name, dtype, p_logits=finite, q_logits=certain)
+    np.testing.assert_array_equal(got, INF)
+    got = backend.value(name, dtype, p_logits=certain, q_logits=finite)
+    if name == "symmetric_kl_divergence":
+        np.testing.assert_array_equal(got, INF)
+    else:
+        true = [float(FUNCTIONS[name][0](a, b)) for a, b in zip(certain.tolist(), finite.tolist(), strict=True)]
+        assert value_error(got, true, dtype).max() <= 1
+    opposite = backend.value(name, dtype, p_logits=certain, q_logits=-certain)
+    np.testing.assert_array_equal(opposite, INF)
+    if backend.autodiff:
+        for p, q in ((finite, certain), (certain, finite), (certain, -certain)):
+            for wrt in ("p_logits", "q_logits"):
+                assert not np.isnan(backend.slope(name, wrt, dtype, p_logits=p, q_logits=q)).any()
+
+
+@by_function
+def test_nan_spoils_its_example_only_and_where_takes_it_out(backend, dtype, name):
+    p, q = np.asarray([[NAN, 1.0], [0.5, 1.0]]), np.asarray([[0.5, 0.25], [0.5, NAN]])
+    arguments = {"p_logits": np.vstack([p, [[1.0, 2.0]]]), "q_logits": np.vstack([q, [[0.0, 1.0]]])}
+    got = backend.value(name, dtype, **arguments)
+    np.testing.assert_array_equal(np.isnan(got), [True, True, False])
+    where = ~np.isnan(arguments["p_logits"] + arguments["q_logits"])
+    clean = {key: np.where(where, value, 0.0) for key, value in arguments.items()}
+    got = backend.value(name, dtype, where=where, **arguments)
+    np.testing.assert_allclose(got, backend.value(name, dtype, **_without_weight(clean, where)), rtol=5e-7)
+    if backend.autodiff:
+        for wrt in arguments:
+            slope = backend.slope(name, wrt, dtype, where=where, **arguments)
+            assert np.isfinite(slope).all()
+            np.testing.assert_array_equal(slope[~where], 0)
+
+
+def _without_weight(arguments, where):
+    """A cell that both are infinitely sure of adds nothing anywhere."""
+    return {key: np.where(where, value, -INF) for key, value in arguments.items()}
+
+
+@by_function
+def test_everything_masked_is_zero(backend, name):
+    p, q = PAIRS["random"]
+    got = backend.value(name, p_logits=p, q_logits=q, where=np.zeros((1, 8), bool))
+    np.testing.assert_array_equal(got, 0)
+
+
+@by_function
+def test_axes_and_batch(backend, name):
+    p, q = RNG.normal(0, 2, (2, 3, 4, 4)), RNG.normal(0, 2, (2, 3, 4, 4))
+    flat = backend.value(name, p_logits=p.reshape(2, 3, 16), q_logits=q.reshape(2, 3, 16))
+    got = backend.value(name, p_logits=p, q_logits=q, axis=(-2, -1))
+    np.testing.assert_allclose(got, flat, rtol=1e-13)
+    got = backend.value(name, p_logits=np.moveaxis(p, 1, -1), q_logits=np.moveaxis(q, 1, -1), axis=(1, 2))
+    np.testing.assert_allclose(got, flat, rtol=1e-13)
+    empty = np.zeros((0, 5))
+    assert backend.value(name, p_logits=empty, q_logits=empty).shape == (0,)
+
+
+@by_function
+def test_the_wider_dtype_computes(backend, name):
+    p, q = PAIRS["random"]
+    tensors = {"p_logits": backend.native(p, "float32"), "q_logits": backend.native(q, "float64")}
+    got = backend.call(name, tuple(tensors.values()), {})
+    assert backend.dtype_name(got) == "float64"
+    np.testing.assert_allclose(
+        backend.numpy(got), backend.value(name, p_logits=p.astype("float32").astype(float), q_logits=q), rtol=1e-14
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"q_logits": np.zeros((2, 1))}, ValueError, r"`p_logits` and `q_logits` must have the same shape. Received: \(2, 3\) and \(2, 1\)\."),
+        ({"q_logits": "int"}, TypeError, "`q_logits` must have a real floating dtype"),
+        ({"scale": 0.0}, ValueError, r"`scale` must be a positive number. Received: 0.0\."),
+        ({"scale": INF}, ValueError, "`scale` must be a positive number. Received: inf"),
+    ],
+)  # fmt: skip
+def test_messages(backend, change, error, match):
+    arguments = {"p_logits": np.zeros((2, 3)), "q_logits": np.zeros((2, 3)), **change}
+    tensors = backend.tensors("float32", **arguments)
+    if change.get("q_logits") is not None and isinstance(change["q_logits"], str):
+        tensors["q_logits"] = backend.native(np.zeros((2, 3)), "int32")
+    with pytest.raises(error, match=match):
+        backend.call("kl_divergence", (tensors.pop("p_logits"), tensors.pop("q_logits")), tensors)
+
+
+# --- R-Drop -------------------------------------------------------------------------------------------------------
+
+TARGETS = {"hard": (RNG.random((6, 8)) < 0.3).astype(int), "soft": RNG.random((6, 8))}
+OPTIONS = {
+    "plain": {},
+    "strong": {"alpha": 10.0, "scale": 2.0},
+    "no agreement": {"alpha": 0.0},
+    "threshold": {"threshold": np.linspace(-1, 2, 8)},
+    "number as threshold": {"threshold": 0.375},
+    "masked": {"where": RNG.random((6, 8)) < 0.7},
+    "weighted": {"weight": RNG.uniform(0, 2, 8), "pos_weight": RNG.uniform(0, 2, 8)},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)
+def test_rdrop_matches_oracle(backend, dtype, mode, targets, options, worst):
+    wide = "float64" if dtype == "float64" else "float32"
+    s, u, t = rounded(BASE * 5, dtype), rounded(BASE * 5 + 0.125 * PAIRS["random"][1], dtype), rounded(targets, dtype)
+    exact = {k: v if k in ("where", "alpha", "scale") else rounded(v, wide) for k, v in options.items()}
+    given = {k: float(v) if np.ndim(v) == 0 else v for k, v in exact.items()}
+    got = backend.value("rdrop_zlpr", dtype, mode=mode, logits1=s, logits2=u, targets=t, **given)
+    per_row = {k: v if np.ndim(v) == 0 and k != "threshold" else np.broadcast_to(v, (6, 8)) for k, v in exact.items()}
+    true = [
+        _oracle_rdrop(s[i], u[i], t[i].tolist(), {k: v if np.ndim(v) == 0 else v[i].tolist() for k, v in per_row.items()})
+        for i in range(6)
+    ]  # fmt: skip
+    worst("value", backend, dtype, value_error(got, true, dtype))
+
+
+def _oracle_rdrop(s, u, t, options):
+    kept = np.asarray(options.pop("where", [True] * len(t)))
+    options = {k: v if np.ndim(v) == 0 else np.asarray(v)[kept].tolist() for k, v in options.items()}
+    return float(oracle.rdrop(s[kept].tolist(), u[kept].tolist(), np.asarray(t)[kept].tolist(), **options))
+
+
+@pytest.mark.needs("autodiff")
+@pytest.mark.parametrize("wrt", ["logits1", "logits2"])
+def test_rdrop_slopes_are_those_of_its_parts(backend, wrt):
+    s, u = PAIRS["random"]
+    arguments = {"logits1": s, "logits2": u, "targets": TARGETS["soft"]}
+    got = backend.slope("rdrop_zlpr", wrt, alpha=3.0, **arguments)
+    loss = 0.5 * backend.grad(arguments[wrt], TARGETS["soft"])
+    side = {"logits1": "p_logits", "logits2": "q_logits"}[wrt]
+    apart = backend.slope("symmetric_kl_divergence", side, p_logits=s, q_logits=u)
+    np.testing.assert_allclose(got, loss + 0.75 * apart, rtol=1e-12, atol=1e-15)
+    curve = partial(backend.along, "rdrop_zlpr", "hvp", wrt, s, alpha=3.0)
+    assert np.isfinite(curve(**arguments)).all()
+
+
+@pytest.mark.needs("adapter")
+def test_rdrop_leaves_out_ignored_cells(backend):
+    s, u = PAIRS["random"]
+    where = RNG.random(s.shape) < 0.7
+    targets = np.where(where, TARGETS["hard"], -100)
+    got = backend.value("rdrop_zlpr", logits1=s, logits2=u, targets=targets, ignore_index=-100)
+    true = backend.value("rdrop_zlpr", logits1=s, logits2=u, targets=TARGETS["hard"], where=where)
+    np.testing.assert_allclose(got, true, rtol=1e-14)
+
+
+def test_rdrop_of_infinite_pads(backend):
+    s, u = np.asarray([[1.0, -INF, 2.0]]), np.asarray([[0.5, -INF, 1.0]])
+    got = backend.value("rdrop_zlpr", logits1=s, logits2=u, targets=np.asarray([[1, 0, 0]]))
+    true = float(oracle.rdrop([1.0, 2.0], [0.5, 1.0], [1, 0]))
+    np.testing.assert_allclose(got, [true], rtol=1e-13)
+
+
+@pytest.mark.parametrize("bad", [-1.0, NAN])
+def test_rdrop_messages(backend, bad):
+    arguments = {"logits1": BASE, "logits2": BASE, "targets": TARGETS["hard"]}
+    with pytest.raises(ValueError, match="`alpha` must be a non-negative number"):
+        backend.value("rdrop_zlpr", alpha=bad, **arguments)
+    with pytest.raises(ValueError, match="must have the same shape"):
+        backend.value("rdrop_zlpr", **{**arguments, "logits2": BASE[:, :4]})
+
+
+# --- order facts --------------------------------------------------------------------------------------------------
+
+logits = hnp.arrays(
+    np.float64, (4, 6), elements=st.one_of(st.floats(-8, 8, allow_subnormal=False), st.floats(-1e4, 1e4))
+)
+examples = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@examples
+@given(s=logits, u=logits)
+def test_order_facts(backend, s, u):
+    """Divergences are never negative; Jeffreys' is both directions; ZLPR's is the regret of soft ZLPR."""
+    forth, back = (backend.value("kl_divergence", p_logits=a, q_logits=b) for a, b in ((s, u), (u, s)))
+    symmetric = backend.value("symmetric_kl_divergence", p_logits=s, q_logits=u)
+    regret = backend.value("zlpr_divergence", p_logits=s, q_logits=u)
+    assert min(forth.min(), symmetric.min(), regret.min()) >= 0
+    np.testing.assert_allclose(forth + back, symmetric, rtol=1e-12, atol=1e-30)
+    certain = np.abs(s) > 17
+    targets = np.where(certain, s > 0, 1 / (1 + np.exp(-2 * np.where(certain, 0, s))))
+    if not certain.any():
+        floor = [float(oracle.zlpr_entropy(row)) for row in targets]
+        np.testing.assert_allclose(backend.loss(u, targets) - floor, regret, rtol=1e-8, atol=1e-8)

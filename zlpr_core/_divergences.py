@@ -1,0 +1,337 @@
+r"""How far apart two logit vectors are: Bernoulli divergences, ZLPR's own, and R-Drop."""
+
+from math import inf
+from typing import Any, NamedTuple
+
+from ._checks import check_floating, check_options, check_positive, check_same_shape, class_axes
+from ._elementary import exp_beyond_line, logistic_gap, sigmoids, softplus
+from ._losses import kept, subtract, zlpr
+from ._namespace import infer
+from ._reduce import Terms, log1p_sum_exp
+from ._targets import compute_dtype
+from ._typing import Array, ArrayT, Axis, Namespace
+
+
+def kl_divergence(
+    p_logits: ArrayT,
+    q_logits: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    where: Array | None = None,
+    scale: float = 1.0,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r"""Kullback-Leibler divergence between the label probabilities of two logit vectors, summed over the labels.
+
+    .. math::
+        \sum_i \mathrm{KL}\bigl(\sigma(c s_i) \,\|\, \sigma(c u_i)\bigr)
+        = \sum_i \bigl[\sigma(c s_i)\, c (s_i - u_i) - \log(1 + e^{c s_i}) + \log(1 + e^{c u_i})\bigr]
+
+    Parameters
+    ----------
+    p_logits, q_logits : array, shape (..., C)
+        Raw logits :math:`s` and :math:`u`, in any real floating dtype. An infinite logit in both is agreement and
+        adds 0; in ``q_logits`` alone it is impossible to match and costs +inf.
+    axis : int or tuple of ints
+        The class axes; they are summed away.
+    where : bool array, broadcastable to ``p_logits``, optional
+        False takes the cell out of value and gradient, whatever it holds.
+    scale : float
+        :math:`c`, positive. 1 reads logits as the author of the loss published it; 2 agrees with soft ZLPR, which
+        fits :math:`\sigma(2s)`. The same difference costs up to four times as much with 2.
+    xp : Namespace, optional
+        Inferred from the arrays when absent.
+
+    Returns
+    -------
+    array, the shape of ``p_logits`` without the class axes
+        Non-negative, 0 iff the two are equal, in float32 (float64 if either is float64).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`zlpr`; a ``scale`` that is not positive.
+
+    References
+    ----------
+    J. Su, https://kexue.fm/archives/9039, 2022, for the symmetric form with ``scale=1``.
+
+    Examples
+    --------
+    >>> kl_divergence(np.asarray([[1.2, -0.7, 0.3]]), np.asarray([[0.8, -0.1, -0.4]])).round(4)
+    array([0.1138])
+    """
+    xp = infer(xp, p_logits=p_logits, q_logits=q_logits)
+    pair = _pair(p_logits, q_logits, axis, where, scale, ("p_logits", "q_logits"), xp=xp)
+    cells = _bernoulli_kl(pair.x, pair.y, -pair.gap, xp=xp)
+    divergence: ArrayT = _total(xp.where(pair.q_alone, inf, cells), pair, xp=xp)
+    return divergence
+
+
+def symmetric_kl_divergence(
+    p_logits: ArrayT,
+    q_logits: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    where: Array | None = None,
+    scale: float = 1.0,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r"""Jeffreys' divergence, the sum of :func:`kl_divergence` in both directions.
+
+    .. math::
+        c \sum_i \bigl(\sigma(c s_i) - \sigma(c u_i)\bigr) (s_i - u_i)
+
+    With ``scale=1`` this is what the author of the loss published for R-Drop. Whether the paper itself reads
+    :math:`\sigma(s)` or :math:`\sigma(2s)` could not be confirmed. Parameters and errors are those of
+    :func:`kl_divergence`; an infinite logit in one vector only costs +inf.
+
+    Returns
+    -------
+    array, the shape of ``p_logits`` without the class axes
+        Non-negative, 0 iff the two are equal.
+
+    References
+    ----------
+    J. Su, https://kexue.fm/archives/9039, 2022.
+
+    Examples
+    --------
+    >>> symmetric_kl_divergence(np.asarray([[1.2, -0.7, 0.3]]), np.asarray([[0.8, -0.1, -0.4]])).round(4)
+    array([0.2304])
+    """
+    xp = infer(xp, p_logits=p_logits, q_logits=q_logits)
+    pair = _pair(p_logits, q_logits, axis, where, scale, ("p_logits", "q_logits"), xp=xp)
+    divergence: ArrayT = _jeffreys(pair, xp=xp)
+    return divergence
+
+
+def zlpr_divergence(
+    p_logits: ArrayT,
+    q_logits: Array,
+    /,
+    *,
+    axis: Axis = -1,
+    where: Array | None = None,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r"""The divergence that soft ZLPR itself induces: its regret when ``p_logits`` are right and ``q_logits`` are said.
+
+    .. math::
+        D(s \| u) = L(u, \sigma(2s)) - H(\sigma(2s))
+        = \log\Bigl(1 + \sum_i w_i e^{d_i}\Bigr) + \log\Bigl(1 + \sum_i w_i e^{-d_i}\Bigr)
+        - 2 \log\Bigl(1 + \sum_i w_i\Bigr)
+
+    with :math:`d = s - u` and :math:`w_i = 1 / (2 \cosh s_i)`. Its gradients are bounded as those of the loss are, and
+    it ties the labels together as the loss does. Parameters and errors are those of :func:`kl_divergence`, without
+    ``scale``.
+
+    Returns
+    -------
+    array, the shape of ``p_logits`` without the class axes
+        Non-negative, 0 iff the two are equal, and exact near 0 where the three logarithms above would cancel.
+
+    Examples
+    --------
+    >>> zlpr_divergence(np.asarray([[1.2, -0.7, 0.3]]), np.asarray([[0.8, -0.1, -0.4]])).round(4)
+    array([0.1599])
+    """
+    xp = infer(xp, p_logits=p_logits, q_logits=q_logits)
+    pair = _pair(p_logits, q_logits, axis, where, 1.0, ("p_logits", "q_logits"), xp=xp)
+    divergence: ArrayT = _regret(pair, where, xp=xp)
+    return divergence
+
+
+def rdrop_zlpr(
+    logits1: ArrayT,
+    logits2: Array,
+    targets: Array,
+    /,
+    *,
+    alpha: float = 4.0,
+    scale: float = 1.0,
+    axis: Axis = -1,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float = 0.0,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
+
+    .. math::
+        \tfrac12 \bigl[L(s, t) + L(u, t)\bigr] + \tfrac{\alpha}{4}\, \mathrm{KL}_\mathrm{sym}(s, u)
+
+    with :func:`symmetric_kl_divergence` as the last term: the mean of two losses and the published code's quarter.
+    Multiply by 2 for the scale of the R-Drop paper, which adds the two losses.
+
+    Parameters
+    ----------
+    logits1, logits2 : array, shape (..., C)
+        Raw logits :math:`s` and :math:`u` of the same examples.
+    targets : array, the shape of ``logits1``
+        As in :func:`zlpr`.
+    alpha : float
+        :math:`\alpha`, non-negative: what the agreement is worth.
+    scale : float
+        As in :func:`kl_divergence`.
+    axis, where, weight, pos_weight, threshold, xp
+        As in :func:`zlpr`. The weights concern the losses only; a ``threshold`` is subtracted from the logits in all
+        three terms.
+
+    Returns
+    -------
+    array, the shape of ``logits1`` without the class axes
+
+    References
+    ----------
+    Liang et al., "R-Drop: Regularized Dropout for Neural Networks", 2021, arXiv:2106.14448.
+
+    Examples
+    --------
+    >>> rdrop_zlpr(np.asarray([[2.0, -1.0]]), np.asarray([[1.5, -0.5]]), np.asarray([[1, 0]])).round(4)
+    array([0.7112])
+    """
+    xp = infer(xp, logits1=logits1, logits2=logits2, targets=targets)
+    check_positive("alpha", alpha, zero=True)
+    pair = _pair(logits1, logits2, axis, where, scale, ("logits1", "logits2"), threshold, xp=xp)
+    options: Any = {"weight": weight, "pos_weight": pos_weight, "threshold": threshold}
+    losses = [zlpr(s, targets, axis=axis, where=where, **options, xp=xp) for s in (logits1, logits2)]
+    both: ArrayT = 0.5 * (losses[0] + losses[1]) + (alpha / 4) * _jeffreys(pair, xp=xp)
+    return both
+
+
+class _Pair(NamedTuple):
+    """Two logit vectors, scaled, finite and with nothing where ``where`` is False."""
+
+    x: Any
+    y: Any
+    gap: Any  # x - y, from the logits as they came
+    lost: tuple[Any, Any]  # what the rounding of a threshold took from x and y
+    p_alone: Any  # an infinite logit that the other vector does not share
+    q_alone: Any
+    axes: tuple[int, ...]
+
+
+def _pair(
+    p: Array,
+    q: Array,
+    axis: Axis,
+    where: Array | None,
+    scale: float,
+    names: tuple[str, str],
+    threshold: Array | float = 0.0,
+    *,
+    xp: Namespace,
+) -> _Pair:
+    check_positive("scale", scale)
+    for logits, name in zip((p, q), names, strict=True):
+        check_floating(logits, name, xp=xp)
+    check_same_shape((p, q), names, xp=xp)
+    check_options(p, where=where, threshold=threshold, xp=xp)
+    axes = class_axes(p, axis, xp=xp)
+    wide = compute_dtype(p.dtype, xp=xp), compute_dtype(q.dtype, xp=xp)
+    dtype = xp.float64 if xp.float64 in wide else xp.float32
+    s, u = (kept(xp.astype(logits, dtype), where, xp=xp) for logits in (p, q))
+    p_alone, q_alone = (abs(s) == inf) & (s != u), (abs(u) == inf) & (s != u)
+    s, u = _finite(s, xp=xp), _finite(u, xp=xp)
+    (x, x_lost), (y, y_lost) = (_scaled(z, threshold, where, scale, xp=xp) for z in (s, u))
+    return _Pair(x, y, scale * (s - u), (x_lost, y_lost), p_alone, q_alone, axes)
+
+
+def _finite(logits: Any, *, xp: Namespace) -> Any:
+    """With a number so far out that every exponential saturates in place of an infinite logit."""
+    far = float(xp.finfo(logits.dtype).max) / 16
+    return xp.where(logits == inf, far, xp.where(logits == -inf, -far, logits))
+
+
+def _scaled(z: Any, threshold: Array | float, where: Array | None, scale: float, *, xp: Namespace) -> tuple[Any, Any]:
+    z, lost = subtract(z, threshold, z.dtype, xp=xp)
+    return scale * kept(z, where, xp=xp), None if lost is None else scale * kept(lost, where, xp=xp)
+
+
+def _jeffreys(pair: _Pair, *, xp: Namespace) -> Any:
+    cells = logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp) * pair.gap
+    return _total(xp.where(pair.p_alone | pair.q_alone, inf, cells), pair, xp=xp)
+
+
+def _total(cells: Any, pair: _Pair, *, xp: Namespace) -> Any:
+    return xp.squeeze(xp.sum(cells, axis=pair.axes, keepdims=True), axis=pair.axes)
+
+
+def _bernoulli_kl(x: Any, y: Any, rise: Any, *, xp: Namespace) -> Any:
+    """KL(σ(x) ‖ σ(y)) with ``rise = y - x``.
+
+    Near, ``log E[e^(R - E[R])]`` for R = rise where the label is on, else 0: no term of first order is there to cancel.
+    Far, from the side of x where less cancels, in the slopes too.
+    """
+    on, off = sigmoids(x, xp=xp)
+    near = abs(rise) < 2
+    r = xp.where(near, rise, 0.0)
+    close = xp.log1p(on * exp_beyond_line(r * off, xp=xp) + off * exp_beyond_line(-r * on, xp=xp))
+    up = xp.where(rise > 0, x + 1, x - 1) > 0
+    grown = softplus(xp.where(up, -y, y), xp=xp) - softplus(xp.where(up, -x, x), xp=xp)
+    return xp.where(near, close, grown - xp.where(up, -off, on) * rise)
+
+
+def _regret(pair: _Pair, where: Array | None, *, xp: Namespace) -> Any:
+    """Soft ZLPR of y against σ(2x), less its floor, each example in that of two ways that loses nothing."""
+    axes = pair.axes
+    up, down, weight = _pulls(pair, where, xp=xp)
+    total = 1 + xp.sum(weight, axis=axes, keepdims=True)
+    mean = xp.sum(weight * pair.gap, axis=axes, keepdims=True) / total
+    close = _within(up.logit, -mean, axes, xp=xp) & _within(down.logit, mean, axes, xp=xp)
+    near = xp.log1p(_centred(up, down, weight, pair.gap, xp.where(close, mean, 0.0), total, close, axes, xp=xp))
+    three = [log1p_sum_exp(side, axis=axes, xp=xp) for side in (up, down)]
+    far = three[0] + three[1] - 2 * xp.squeeze(xp.log(total), axis=axes)
+    regret = xp.where(xp.squeeze(close, axis=axes), xp.squeeze(near, axis=axes), far)
+    impossible = xp.max(xp.where(pair.q_alone, 1.0, 0.0 * weight), axis=axes, keepdims=True) > 0
+    return xp.where(xp.squeeze(impossible, axis=axes), inf, regret)
+
+
+def _pulls(pair: _Pair, where: Array | None, *, xp: Namespace) -> tuple[Terms, Terms, Any]:
+    """The terms ``σ(2x) e^-y`` and ``σ(-2x) e^y``, and ``w = 1 / (2 cosh x)``, their geometric mean."""
+    up = pair.x > 0
+    small = xp.exp(xp.where(up, -pair.x, pair.x))
+    share = kept(1 / (1 + small * small), where, xp=xp)
+    rise, rise_lost = subtract(xp.where(up, 0.0, 2 * pair.x), pair.y, pair.y.dtype, xp=xp)
+    fall, fall_lost = subtract(xp.where(up, -2 * pair.x, 0.0), -pair.y, pair.y.dtype, xp=xp)
+    return Terms(rise, share, rise_lost), Terms(fall, share, fall_lost), small * share
+
+
+def _within(logit: Any, shift: Any, axes: tuple[int, ...], *, xp: Namespace) -> Any:
+    """Whether no term, that of the threshold included, is beyond ``e^30`` once shifted."""
+    highest = xp.max(logit, axis=axes, keepdims=True)
+    return xp.where(highest > 0, highest, 0.0) + shift < 30
+
+
+def _centred(
+    up: Terms,
+    down: Terms,
+    weight: Any,
+    gap: Any,
+    mean: Any,
+    total: Any,
+    close: Any,
+    axes: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Any:
+    """``E[e^(d - mean)] E[e^(mean - d)] - 1`` under w and the threshold's 1, with no first order left to cancel."""
+    centred = gap - mean
+    small = abs(centred) < 1
+    rise, fall = (xp.expm1(xp.where(small, x, 0.0)) for x in (centred, -centred))
+    wide = close & ~small
+    high = xp.where(small, weight * rise, _shifted(up, -mean, wide, xp=xp) - weight)
+    low = xp.where(small, weight * fall, _shifted(down, mean, wide, xp=xp) - weight)
+    both = xp.where(small, -weight * rise * fall, high + low)
+    rise, fall = xp.expm1(-mean), xp.expm1(mean)  # those of the threshold
+    cells = ((both, -rise * fall), (high, rise), (low, fall))
+    second, first_up, first_down = ((xp.sum(c, axis=axes, keepdims=True) + one) / total for c, one in cells)
+    return xp.where(close, second + first_up * first_down, 0.0)
+
+
+def _shifted(terms: Terms, shift: Any, wanted: Any, *, xp: Namespace) -> Any:
+    return terms.weight * (1 + terms.lost) * xp.exp(xp.where(wanted, terms.logit + shift, 0.0))

@@ -1,0 +1,279 @@
+"""Class ids: the rows of targets that they stand for, in whatever form users have them, and the ids of spans."""
+
+from collections.abc import Sequence
+from math import prod
+from operator import index
+from typing import Any, TypeVar, cast
+
+from array_api_compat import device
+
+from ._checks import class_axes, name, same_shape
+from ._namespace import infer
+from ._targets import first_cell
+from ._typing import Array, ArrayT, Axis, Extended, Namespace
+
+PAD = -1
+
+
+def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = PAD, xp: Namespace | None = None) -> ArrayT:
+    r"""Turn rows of class ids into rows of bool targets.
+
+    Parameters
+    ----------
+    indices : array, shape (..., P)
+        Integer ids in [0, num_classes), each row filled up with ``pad``. Duplicates count once; order is irrelevant.
+    num_classes : int
+        C, the number of classes.
+    pad : int
+        The id that marks an unused slot.
+    xp : Namespace, optional
+        Inferred from ``indices`` when absent.
+
+    Returns
+    -------
+    bool array, shape (..., C)
+
+    Raises
+    ------
+    TypeError
+        ``indices`` are not integers.
+    IndexError
+        An id is neither in range nor ``pad``. While tracing, where values cannot be read, such an id is left out.
+
+    Examples
+    --------
+    >>> multi_hot(np.asarray([[0, 2], [1, -1]]), 3).astype(int)
+    array([[1, 0, 1],
+           [0, 1, 0]])
+    """
+    xp = infer(xp, indices=indices)
+    ids = _integers(indices, "indices", xp=xp)
+    outside = _outside(ids, num_classes, pad)
+    _refuse(outside, ids, f"`indices` must be in [0, {num_classes}) or `pad` ({pad})", xp=xp)
+    hot: ArrayT = _marked(ids, outside | (ids == pad), num_classes, xp=xp)
+    return hot
+
+
+def indicated(indices: Any, logits: Array, axis: Axis, pad: int, /, *, xp: Extended) -> Any:
+    """Hard targets of the shape of ``logits``: bool, or with 2 throughout an example with an id that is illegal.
+
+    The latter, which the losses turn into NaN, only where ids cannot be looked at: tracing, or on an accelerator.
+    """
+    axes = class_axes(logits, axis, xp=xp)
+    if hasattr(indices, "toarray"):
+        return _from_matrix(indices, logits, axis, xp=xp)
+    if isinstance(indices, (list, tuple)):
+        indices = _from_lists(indices, len(logits.shape) - len(axes), pad, device(logits), xp=xp)
+    ids = _integers(indices, "indices", xp=xp)
+    _check_rows(ids, logits, axes, xp=xp)
+    sizes = xp.shape_of(logits, ids)
+    classes = prod([sizes[a] for a in axes])
+    outside = _outside(ids, classes, pad)
+    hot = _in_place(_marked(ids, outside | (ids == pad), classes, xp=xp), sizes, axes, xp=xp)
+    if (
+        not xp.compiling()
+        and _on_cpu(ids)
+        and _refuse(outside, ids, f"`indices` must be in [0, {classes}) or `pad` ({pad})", xp=xp)
+    ):
+        return hot
+    illegal = xp.astype(xp.any(outside, axis=-1), xp.int8)
+    return xp.astype(hot, xp.int8) + 2 * xp.reshape(illegal, tuple(1 if a in axes else s for a, s in enumerate(sizes)))
+
+
+def _from_lists(nested: Sequence[Any], depth: int, pad: int, where: Any, *, xp: Namespace) -> Any:
+    """Lists of ids, one an example, filled up to the longest."""
+    try:
+        width = max([1, *map(len, _leaves(nested, depth))])
+        filled = _filled(nested, depth, width, pad)
+    except TypeError:
+        msg = f"`indices` as a list must hold whole numbers, in one list for each example. Received: {nested!r:.60}."
+        raise TypeError(msg) from None
+    return xp.asarray(filled or [[pad]], device=where)[: len(filled), ...]
+
+
+def _leaves(nested: Sequence[Any], depth: int) -> list[Sequence[Any]]:
+    return [leaf for part in nested for leaf in _leaves(part, depth - 1)] if depth else [nested]
+
+
+def _filled(nested: Sequence[Any], depth: int, width: int, pad: int) -> list[Any]:
+    if depth:
+        return [_filled(part, depth - 1, width, pad) for part in nested]
+    return [index(number) for number in nested] + [pad] * (width - len(nested))
+
+
+def _from_matrix(matrix: Any, logits: Array, axis: Axis, *, xp: Namespace) -> Any:
+    """A sparse matrix of SciPy that holds 1 at the positives."""
+    check_matrix(matrix, logits, axis, xp=xp)
+    if ((matrix.data != 0) & (matrix.data != 1)).any():
+        msg = "`indices` as a sparse matrix must hold 0 or 1 only. Soft labels go to the dense loss, by `.toarray()`."
+        raise ValueError(msg)
+    return xp.asarray(matrix.astype(bool).toarray(), device=device(logits))
+
+
+def check_matrix(matrix: Any, logits: Array, axis: Axis, /, *, xp: Namespace) -> None:
+    """A sparse matrix stands for the targets of two-dimensional logits, classes last."""
+    if not same_shape(tuple(matrix.shape), tuple(logits.shape)) or class_axes(logits, axis, xp=xp) != (1,):
+        msg = (
+            f"`indices` as a sparse matrix must have the shape of {name('logits', xp)}, classes last. Received: "
+            f"{tuple(matrix.shape)} for {tuple(logits.shape)}. Rows of ids go in a list or an array."
+        )
+        raise ValueError(msg)
+
+
+def _check_rows(ids: Array, logits: Array, axes: tuple[int, ...], *, xp: Namespace) -> None:
+    rows = tuple(size for a, size in enumerate(logits.shape) if a not in axes)
+    if len(ids.shape) == 0 or not same_shape(tuple(ids.shape)[:-1], rows):
+        msg = (
+            f"`indices` must have one row of ids for each example of {name('logits', xp)}: shape {(*rows, 'P')}. "
+            f"Received: {tuple(ids.shape)} for {tuple(logits.shape)}. Multi-hot targets go to the dense loss."
+        )
+        raise ValueError(msg)
+
+
+def _integers(ids: Any, argument: str, /, *, xp: Namespace) -> Any:
+    """In int32 or int64, where the ids and -1 keep their meaning and unsigned ones beyond become negative."""
+    if not hasattr(ids, "dtype") or not xp.isdtype(ids.dtype, "integral"):
+        came = f"dtype: {ids.dtype}" if hasattr(ids, "dtype") else type(ids).__name__
+        msg = f"`{argument}` must be integer class ids. Received {came}."
+        raise TypeError(msg)
+    return xp.astype(ids, xp.int64 if xp.isdtype(ids.dtype, (xp.int64, xp.uint64)) else xp.int32)
+
+
+def _outside(ids: Any, classes: Any, pad: int) -> Any:
+    return (ids != pad) & ((ids < 0) | (ids >= classes))
+
+
+def _marked(ids: Any, unused: Any, classes: Any, *, xp: Extended) -> Any:
+    """bool (..., classes), True at the ids; the unused slots share a column of their own, which goes."""
+    return xp.mark(xp.where(unused, classes, ids), classes + 1)[..., :classes]
+
+
+def _in_place(hot: Any, sizes: Any, axes: tuple[int, ...], *, xp: Extended) -> Any:
+    """From classes flat on the last axis to classes on ``axes``."""
+    order = (*(a for a in range(len(sizes)) if a not in axes), *axes)
+    if axes == (len(sizes) - 1,):
+        return hot
+    spread = xp.reshape(hot, tuple(sizes[a] for a in order))
+    return xp.permute_dims(spread, tuple(order.index(a) for a in range(len(sizes))))
+
+
+def _refuse(illegal: Array, values: Array, expected: str, *, xp: Extended) -> bool:
+    """Raise if there is an illegal value; False if the values cannot be looked at."""
+    if xp.compiling():
+        return False
+    try:
+        bad = first_cell(illegal, xp=xp)
+    except (TypeError, RuntimeError):  # how JAX and TensorFlow, and torch.func, refuse to read a traced value
+        return False
+    if bad is not None:
+        msg = f"{expected}. Received: {int(values[bad])} at {list(bad)}."
+        raise IndexError(msg)
+    return True
+
+
+def _on_cpu(array: Any) -> bool:
+    return "cpu" in str(device(array)).lower()
+
+
+Int = TypeVar("Int")
+
+
+def span_to_index(start: Int, end: Int, length: int, /, *, xp: Namespace | None = None) -> Int:
+    r"""The class id of a span among the ``length`` x ``length`` cells of a token-pair matrix.
+
+    .. math::
+        \text{index} = \text{start} \cdot \text{length} + \text{end}
+
+    It is what :func:`sparse_zlpr` counts with ``axis=(-2, -1)``.
+
+    Parameters
+    ----------
+    start, end : int or integer array
+        Positions in [0, length) of the first and the last token; negative in a slot that is padding.
+    length : int
+        L, the number of tokens that the matrix has room for.
+    xp : Namespace, optional
+        Inferred from the arrays when absent.
+
+    Returns
+    -------
+    int or integer array
+        -1 for padding.
+
+    Raises
+    ------
+    TypeError
+        A position is not an integer.
+    IndexError
+        A position is ``length`` or more. While tracing, where values cannot be read, such a span becomes the illegal id
+        ``length * length``.
+
+    Examples
+    --------
+    >>> span_to_index(2, 5, 128)
+    261
+    >>> span_to_index(np.asarray([2, -1]), np.asarray([5, -1]), 128)
+    array([261,  -1])
+    """
+    if isinstance(start, int) and isinstance(end, int):
+        _refuse_number(max(start, end), length, "`start` and `end`")
+        number: Any = start * length + end if min(start, end) >= 0 else PAD
+        return cast("Int", number)
+    xp = infer(xp, start=start, end=end)
+    first, last = (_integers(at, argument, xp=xp) for at, argument in ((start, "start"), (end, "end")))
+    for at in (first, last):
+        _refuse(at >= length, at, f"`start` and `end` must be below `length` ({length})", xp=xp)
+    beyond = (first >= length) | (last >= length)
+    inside = xp.where(beyond, length * length, first * length + last)
+    ids: Int = xp.where((first < 0) | (last < 0), PAD, inside)
+    return ids
+
+
+def index_to_span(index: Int, length: int, /, *, xp: Namespace | None = None) -> tuple[Int, Int]:
+    r"""The span of a class id, the inverse of :func:`span_to_index`.
+
+    .. math::
+        (\lfloor \text{index} / \text{length} \rfloor, \; \text{index} \bmod \text{length})
+
+    Parameters
+    ----------
+    index : int or integer array
+        In [0, length²); negative in a slot that is padding.
+    length : int
+        L, the number of tokens that the matrix has room for.
+    xp : Namespace, optional
+        Inferred from ``index`` when absent.
+
+    Returns
+    -------
+    (start, end), as ``index`` came
+        Both -1 for padding.
+
+    Raises
+    ------
+    TypeError
+        ``index`` is not an integer.
+    IndexError
+        It is length² or more, and can be looked at.
+
+    Examples
+    --------
+    >>> index_to_span(261, 128)
+    (2, 5)
+    >>> index_to_span(np.asarray([261, -1]), 128)
+    (array([ 2, -1]), array([ 5, -1]))
+    """
+    if isinstance(index, int):
+        _refuse_number(index, length * length, "`index`")
+        pair: Any = divmod(index, length) if index >= 0 else (PAD, PAD)
+        return cast("tuple[Int, Int]", pair)
+    xp = infer(xp, index=index)
+    ids = _integers(index, "index", xp=xp)
+    _refuse(ids >= length * length, ids, f"`index` must be below `length` squared ({length * length})", xp=xp)
+    return xp.where(ids < 0, PAD, ids // length), xp.where(ids < 0, PAD, ids % length)
+
+
+def _refuse_number(number: int, bound: int, names: str) -> None:
+    if number >= bound:
+        msg = f"{names} must be below {bound}. Received: {number}."
+        raise IndexError(msg)

@@ -1,0 +1,93 @@
+"""R-Drop as a Keras model, on any backend of Keras."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from zlpr_core._checks import check_positive
+
+from ._classes import ZLPRLoss, reduced
+from ._losses import symmetric_kl_divergence
+
+
+@keras.saving.register_keras_serializable(package="zlpr")
+class RDropZLPR(keras.Model):
+    r"""A network with dropout, trained by R-Drop: two passes through it that must agree.
+
+    .. math::
+        \tfrac12 \bigl[L(s, t) + L(u, t)\bigr] + \tfrac{\alpha}{4}\, \mathrm{KL}_\mathrm{sym}(s, u)
+
+    where :math:`s` and :math:`u` are the logits of the two passes. `fit` trains on that sum; `evaluate` and the
+    validation in `fit` report the loss alone, and `predict` makes one pass without dropout. `network` is trained in
+    place and can be used by itself afterwards.
+
+    Args:
+        network: A Keras model or layer with dropout that ends in raw logits.
+        alpha: :math:`\alpha`, non-negative: what the agreement is worth.
+        scale: As in `kl_divergence`.
+        **kwargs: As for every `keras.Model`, such as `name`.
+
+    Call:
+        What `network` takes. `compile` it with `ZLPRLoss()`, or another loss of logits. The divergence takes `axis`
+        and `threshold` from that loss; `sample_weight`, masks and the reduction concern it as they do the loss.
+
+    Raises:
+        ValueError: A negative `alpha`, a `scale` that is not positive.
+
+    Reference:
+        Liang et al., "R-Drop: Regularized Dropout for Neural Networks", 2021, arXiv:2106.14448.
+
+    Example:
+        >>> network = keras.Sequential([keras.layers.Dropout(0.2), keras.layers.Dense(3)])
+        >>> model = RDropZLPR(network, alpha=4.0)
+        >>> model.compile("adam", loss=ZLPRLoss())
+        >>> history = model.fit(ops.ones((8, 4)), ops.ones((8, 3)), verbose=0)
+        >>> model.predict(ops.ones((8, 4)), verbose=0).shape
+        (8, 3)
+    """
+
+    def __init__(self, network: Any, alpha: float = 4.0, scale: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_positive("alpha", alpha, zero=True)
+        check_positive("scale", scale)
+        self.network, self.alpha, self.scale = network, alpha, scale
+
+    def build(self, input_shape: Any) -> None:
+        """Build the network."""
+        if not self.network.built:
+            self.network.build(input_shape)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """One pass."""
+        return self.network(inputs, training=training)
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """The loss; in training that of both passes, and their divergence."""
+        first = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        if not training:
+            return first
+        again = self(x, training=True)
+        second = super().compute_loss(x=x, y=y, y_pred=again, sample_weight=sample_weight, training=training)
+        return (first + second) / 2 + self.alpha / 4 * self._disagreement(y_pred, again, sample_weight)
+
+    def _disagreement(self, first: Any, second: Any, sample_weight: Any) -> Any:
+        like = self.loss if isinstance(self.loss, keras.losses.Loss) else ZLPRLoss()
+        threshold = ops.convert_to_tensor(getattr(like, "threshold", 0.0), dtype=like.dtype)
+        moved = (ops.cast(logits, like.dtype) - threshold for logits in (first, second))
+        divergence = symmetric_kl_divergence(*moved, axis=getattr(like, "axis", -1), scale=self.scale)
+        return reduced(divergence, like, first, sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        """The network and the two numbers."""
+        network = keras.saving.serialize_keras_object(self.network)
+        return {**super().get_config(), "network": network, "alpha": self.alpha, "scale": self.scale}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RDropZLPR":
+        """The inverse of `get_config`."""
+        network = keras.saving.deserialize_keras_object(config["network"], custom_objects=custom_objects)
+        return cls(**{**config, "network": network})
