@@ -20,11 +20,17 @@ BACKENDS: dict[str, tuple[list[str], str, str]] = {
     "keras-jax": ([".[jax]", "keras"], "keras-jax", "jax"),
     "keras-torch": ([".[torch]", "keras"], "keras-torch", "torch"),
 }
+INTEGRATIONS = {
+    "core": ["numpy-users"],
+    "torch": [".[torch]", "torch-users"],
+    "jax": [".[jax]", "jax-users"],
+    "tf": ["tf"],
+}
 DEMO = {"torch": [".[torch]"], "jax": [".[jax]", "jax"], "keras": [".", "tf"]}
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "readme", "build"]
+nox.options.sessions = ["lint", "types", "tests", "integrations", "readme", "docs", "build"]
 
 
 def install(session: nox.Session, *wanted: str) -> None:
@@ -36,7 +42,14 @@ def install(session: nox.Session, *wanted: str) -> None:
 def run_suite(session: nox.Session, backends: str, keras_backend: str = "", *arguments: str) -> None:
     """The suite on these backends, in this environment."""
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3"} | ({"KERAS_BACKEND": keras_backend} if keras_backend else {})
-    command = ["pytest", f"--backend={backends}", "-n2", "--ignore=tests/together", *arguments]
+    command = [
+        "pytest",
+        f"--backend={backends}",
+        "-n2",
+        "--ignore=tests/together",
+        "--ignore=tests/integrations",
+        *arguments,
+    ]
     session.run(*command, *session.posargs, env=environment)
 
 
@@ -65,10 +78,25 @@ def tests(session: nox.Session, backend: str) -> None:
 
 
 @nox.session
+@nox.parametrize("backend", list(INTEGRATIONS), ids=list(INTEGRATIONS))
+def integrations(session: nox.Session, backend: str) -> None:
+    """The real trainers, exporters and optimisers that users have, and every recipe of the documentation for them."""
+    install(session, ".", *INTEGRATIONS[backend], "test")
+    session.run("pytest", "-n2", f"tests/integrations/{backend}", *session.posargs, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+
+
+@nox.session
 def readme(session: nox.Session) -> None:
     """All frameworks side by side: README, docstrings and examples run, and imports stay apart."""
     install(session, ".", ".[torch]", ".[jax]", "jax", "tf", "demo", "test")
     session.run("pytest", "-n2", "tests/together", *session.posargs, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation with its figures drawn anew; a warning or an undocumented public name is an error."""
+    install(session, ".", ".[torch]", ".[jax]", "keras", "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-j2", "docs", "docs/_build/html", env={"KERAS_BACKEND": "jax"})
 
 
 @nox.session

@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("zlpr_core", "zlpr_torch", "zlpr_jax", "zlpr_tf")
 LOSSES, REDUCE, TARGETS = "zlpr_core/_losses.py", "zlpr_core/_reduce.py", "zlpr_core/_targets.py"
+INDICES, DIVERGENCES = "zlpr_core/_indices.py", "zlpr_core/_divergences.py"
 MUTANTS = {
     "drop the threshold": (LOSSES, "return z - theta,", "return z,"),
     "threshold the wrong way": (LOSSES, "return z - theta,", "return z + theta,"),
@@ -78,6 +79,52 @@ MUTANTS = {
     "narrow sum": ("zlpr_core/_namespace.py", 'getattr(xp, "__name__", None) in _NAIVE_SUM', "False"),
     "targets broadcast": ("zlpr_core/_checks.py", "if not same_shape(logits.shape, targets.shape)", "if False"),
     "smoothing forgets its half": (TARGETS, 'epsilon / 2 if mode == "symmetric"', 'epsilon if mode == "symmetric"'),
+    "class ids off by one": (
+        INDICES,
+        "xp.mark(xp.where(unused, classes, ids), classes)",
+        "xp.mark(xp.where(unused, classes, ids + 1), classes)",
+    ),
+    "one id beyond the last passes": (INDICES, "(ids >= classes)", "(ids > classes)"),
+    "padding is a class": (
+        INDICES,
+        "hot: ArrayT = _marked(ids, outside | (ids == pad)",
+        "hot: ArrayT = _marked(ids, outside",
+    ),
+    "class axes out of place": (INDICES, "tuple(order.index(a) for a in range(len(sizes)))", "order"),
+    "an illegal id goes unnoticed while tracing": (
+        INDICES,
+        "illegal = xp.astype(xp.any(outside, axis=-1)",
+        "illegal = xp.astype(xp.any(outside & (ids < 0), axis=-1)",
+    ),
+    "end before start": (INDICES, "first * length + last", "last * length + first"),
+    "first order left in KL": (DIVERGENCES, "exp_beyond_line(r * off, xp=xp)", "exp_beyond_line(r, xp=xp)"),
+    "fewer terms": ("zlpr_core/_elementary.py", "(13, 11, 9, 7, 5, 3)", "(7, 5, 3)"),
+    "one kind of gap for both signs": (
+        "zlpr_core/_elementary.py",
+        "return xp.where(rises, -x_up * y_down * above, x_down * y_up * below)",
+        "return -x_up * y_down * xp.expm1(-gap)",
+    ),
+    "scale in the probabilities only": (DIVERGENCES, "_Pair(x, y, scale * (s - u)", "_Pair(x, y, (s - u)"),
+    "impossible is finite": (DIVERGENCES, "xp.where(pair.q_alone, inf, cells)", "cells"),
+    "agreeing infinities cost": (DIVERGENCES, "(abs(u) == inf) & (s != u)", "abs(u) == inf"),
+    "twice the agreement": (DIVERGENCES, "(alpha / 4)", "(alpha / 2)"),
+    "R-Drop's divergence at another threshold": (
+        DIVERGENCES,
+        '("logits1", "logits2"), threshold, xp=xp)',
+        '("logits1", "logits2"), xp=xp)',
+    ),
+    "regret without its centre": (DIVERGENCES, "xp.where(close, mean, 0.0), total", "0.0 * mean, total"),
+    "regret by three logarithms": (
+        DIVERGENCES,
+        "regret = xp.where(xp.squeeze(close, axis=axes), xp.squeeze(near, axis=axes), far)",
+        "regret = far",
+    ),
+    "masked labels weigh in the regret": (
+        DIVERGENCES,
+        "share = kept(1 / (1 + small * small), where, xp=xp)",
+        "share = 1 / (1 + small * small)",
+    ),
+    "curvature without its square": (LOSSES, "pull * (1 - pull)", "pull"),
 }
 
 

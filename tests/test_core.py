@@ -113,3 +113,13 @@ def test_ids_infer_the_namespace_of_the_logits():
         np.testing.assert_array_equal(
             np.asarray(zlpr_core.sparse_zlpr(library.asarray(LOGITS), ids)), zlpr_core.zlpr(LOGITS, TARGETS)
         )
+
+
+def test_where_nobody_can_look_an_illegal_id_is_nan_for_its_example():
+    blind = namespace_from(np, compiling=lambda: True)
+    logits = np.zeros((3, 4))
+    got = zlpr_core.sparse_zlpr(logits, np.asarray([[0, 4], [-2, -1], [3, -1]]), xp=blind)
+    np.testing.assert_array_equal(np.isnan(got), [True, True, False])
+    got = zlpr_core.sparse_zlpr(logits.reshape(3, 2, 2), np.asarray([[0, 4], [1, -1], [3, 9]]), axis=(1, 2), xp=blind)
+    np.testing.assert_array_equal(np.isnan(got), [True, False, True])
+    assert zlpr_core.span_to_index(np.asarray([1]), np.asarray([8]), 8, xp=blind).tolist() == [64]

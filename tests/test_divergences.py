@@ -315,6 +315,22 @@ def test_rdrop_messages(backend, bad):
         backend.value("rdrop_zlpr", **{**arguments, "logits2": BASE[:, :4]})
 
 
+# --- distillation ---------------------------------------------------------------------------------------------------
+
+
+def test_a_student_fits_its_teacher(backend):
+    """Targets σ(2 · teacher): plain gradient descent on soft ZLPR ends at the teacher's logits, where the regret is 0."""
+    teacher = np.asarray([[2.0, -1.5, 0.5, -0.25], [-1.0, 0.0, 1.0, -2.0]])
+    targets = backend.numpy(backend.helper("probabilities")(backend.native(teacher, "float64"), scale=2.0))
+    student = np.zeros_like(teacher)
+    before = backend.value("zlpr_divergence", p_logits=teacher, q_logits=student)
+    for _ in range(400):
+        student = student - 2.0 * backend.grad(student, targets)
+    np.testing.assert_allclose(student, teacher, atol=1e-4)
+    after = backend.value("zlpr_divergence", p_logits=teacher, q_logits=student)
+    assert (after < 1e-7 * before).all()
+
+
 # --- order facts --------------------------------------------------------------------------------------------------
 
 logits = hnp.arrays(

@@ -5,8 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from harness.jax import Jax
 from jax.experimental.sparse import BCOO
 from jax.test_util import check_grads
+from test_values import table
+from tolerances import grad_error, value_error
 
 import zlpr_core
 from zlpr_jax import multi_hot, predict, sparse_zlpr_loss, zlpr_loss
@@ -131,3 +134,22 @@ def test_a_bcoo_that_is_not_multi_hot():
     assert np.isnan(sparse_zlpr_loss(LOGITS[:2], soft)).tolist() == [True, False]
     with pytest.raises(ValueError, match=r"`indices` as a sparse matrix must have the shape of `logits`"):
         sparse_zlpr_loss(LOGITS, soft)
+
+
+@pytest.mark.parametrize("name", ["random", "separable", "wrong", "soft", "soft and extreme"])
+def test_eagerly_matches_oracle(name, worst):
+    """Operation by operation, without what a compiler joins."""
+    backend = Jax()
+    logits, targets, losses, grads, sizes = table(name, "float32")
+    got = backend.loss(logits, targets, "float32", mode="eager")
+    worst("value", backend, "float32", value_error(got, losses, "float32"))
+    got = backend.grad(logits, targets, "float32", mode="eager")
+    worst("gradient", backend, "float32", grad_error(got, grads, sizes, "float32"))
+
+
+@pytest.mark.parametrize("name", ["kl_divergence", "symmetric_kl_divergence", "zlpr_divergence"])
+def test_divergences_eagerly(name):
+    other = LOGITS[::-1].copy()
+    for wrt in ("p_logits", "q_logits"):
+        slopes = [Jax().slope(name, wrt, mode=mode, p_logits=LOGITS, q_logits=other) for mode in ("eager", "jit")]
+        np.testing.assert_allclose(*slopes, rtol=1e-12, atol=1e-15)

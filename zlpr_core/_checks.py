@@ -101,7 +101,7 @@ def _check_kind(argument: str, option: Any, *, xp: Namespace) -> None:
 def _broadcasts(shape: tuple[int | None, ...], onto: tuple[int | None, ...]) -> bool:
     tail = onto[len(onto) - len(shape) :]
     return len(shape) <= len(onto) and all(
-        m is None or n is None or m in (1, n) for m, n in zip(shape, tail, strict=True)
+        m is None or n is None or m == 1 or m == n for m, n in zip(shape, tail, strict=True)
     )
 
 

@@ -144,8 +144,8 @@ def _outside(ids: Any, classes: Any, pad: int) -> Any:
 
 
 def _marked(ids: Any, unused: Any, classes: Any, *, xp: Extended) -> Any:
-    """bool (..., classes), True at the ids; the unused slots share a column of their own, which goes."""
-    return xp.mark(xp.where(unused, classes, ids), classes + 1)[..., :classes]
+    """bool (..., classes), True at the ids that are in use."""
+    return xp.mark(xp.where(unused, classes, ids), classes)
 
 
 def _in_place(hot: Any, sizes: Any, axes: tuple[int, ...], *, xp: Extended) -> Any:

@@ -64,9 +64,9 @@ def _extended(library: Any) -> Extended:
         return library.astype(library.sum(x, axis=axis, keepdims=keepdims, dtype=library.float64), x.dtype)
 
     def mark(ids: Any, classes: int, /) -> Any:
-        hot = library.zeros((*ids.shape[:-1], classes), dtype=bool)
+        hot = library.zeros((*ids.shape[:-1], classes + 1), dtype=bool)
         library.put_along_axis(hot, ids, True, axis=-1)
-        return hot
+        return hot[..., :classes]
 
     name = getattr(library, "__name__", None)
     own: dict[str, Any] = {"sum": sum_in_float64} if name in _NAIVE_SUM else {}

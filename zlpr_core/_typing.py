@@ -82,7 +82,7 @@ class Extended(Namespace, Protocol):
     """From the core's argument names to the framework's own (``{"axis": "dim"}``), for error messages."""
 
     def mark(self, ids: Any, classes: Any, /) -> Any:
-        """bool (..., classes), True at the integer ids (..., P), all of them in [0, classes)."""
+        """bool (..., classes), True at the integer ids (..., P) in [0, classes); the id ``classes`` marks nothing."""
 
     def shape_of(self, x: Any, ids: Any, /) -> Any:
         """The shape; a size that is unknown while tracing as something to reshape by and to compare ``ids`` with."""

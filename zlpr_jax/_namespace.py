@@ -6,8 +6,11 @@ from zlpr_core._namespace import namespace_from
 
 
 def _mark(ids: jax.Array, classes: int, /) -> jax.Array:
-    hot = jax.numpy.zeros((*ids.shape[:-1], classes), bool)
-    return jax.numpy.put_along_axis(hot, ids, True, axis=-1, inplace=False)
+    def one_row(row: jax.Array) -> jax.Array:
+        return jax.numpy.zeros(classes, bool).at[row].set(True, mode="drop")
+
+    rows: jax.Array = jax.numpy.vectorize(one_row, signature="(p)->(c)")(ids)  # which keeps a sharded batch where it is
+    return rows
 
 
 xp = namespace_from(jax.numpy, mark=_mark, dialect={"targets": "labels"})

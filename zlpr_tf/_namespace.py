@@ -66,9 +66,9 @@ def _mark(ids: Any, classes: Any, /) -> Any:
     flat = ops.reshape(ids, (-1,))
     row = ops.repeat(ops.arange(prod(rows), dtype=ids.dtype), slots)
     columns = ops.cast(classes, "int32") if hasattr(classes, "dtype") else classes
-    hot = ops.zeros((prod(rows), columns), "bool")
+    hot = ops.zeros((prod(rows), columns + 1), "bool")
     hot = ops.scatter_update(hot, ops.stack([row, flat], axis=-1), ops.ones_like(flat, "bool"))
-    return ops.reshape(hot, (*rows, columns))
+    return ops.reshape(hot[:, :columns], (*rows, columns))
 
 
 xp = namespace_from(

@@ -18,8 +18,8 @@ def _sum(x: torch.Tensor, /, *, axis: tuple[int, ...], keepdims: bool) -> torch.
 
 
 def _mark(ids: torch.Tensor, classes: int, /) -> torch.Tensor:
-    hot = torch.zeros((*ids.shape[:-1], classes), dtype=torch.bool, device=ids.device)
-    return hot.scatter(-1, ids.long(), True)
+    hot = torch.zeros((*ids.shape[:-1], classes + 1), dtype=torch.bool, device=ids.device)
+    return hot.scatter(-1, ids.long(), True)[..., :classes]
 
 
 xp = namespace_from(

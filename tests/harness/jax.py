@@ -1,4 +1,7 @@
-"""JAX, with float64 switched on so that every dtype can be judged; the default is tested in test_jax.py."""
+"""JAX under jit, with float64 switched on so that every dtype can be judged.
+
+Without float64, and eagerly, where JAX compiles every operation for every shape by itself, it is judged in test_jax.py.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,7 @@ jax.config.update("jax_enable_x64", True)
 
 class Jax(Backend):
     name = "jax"
-    modes = ("eager", "jit")
+    modes = ("jit",)
     default_mode = "jit"
     tracing_modes = ("jit",)
 
@@ -33,9 +36,6 @@ class Jax(Backend):
 
     def compiled(self, function, mode):
         return jax.jit(function) if mode == "jit" else function
-
-    def covers(self, dtype, mode):
-        return mode == "jit" or dtype == "float32"  # eagerly JAX compiles every operation for every shape by itself
 
     def gradient(self, function, x):
         return jax.grad(function)(x)

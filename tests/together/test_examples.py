@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import data
 import demo
+import distillation
 import report
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -198,3 +199,13 @@ def test_end_to_end(tmp_path, framework):
     assert f"Figure: demo-{framework}.png" in done.stdout
     assert re.search(rf"toy with {framework}: ZLPR is better on .* and BCE on .* of the six metrics", done.stdout)
     assert (tmp_path / f"demo-{framework}.png").read_bytes().startswith(PNG)
+
+
+def test_a_student_comes_near_its_teacher():
+    """On data that a small student can hold."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5)).astype(np.float32)
+    y = (x[:, :3] > 0).astype(np.int64)
+    result = distillation.distil(data.Split(x[:160], y[:160], x[160:], y[160:]), epochs=10)
+    assert result["after"] < 0.1 * result["before"]
+    assert result["student"] > 0.6

@@ -1,0 +1,39 @@
+"""Every public name of the four packages has its entry in the reference, and nothing else has."""
+
+from importlib import import_module
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.errors import SphinxError
+
+PACKAGES = ("zlpr_core", "zlpr_torch", "zlpr_jax", "zlpr_tf")
+
+
+def check(app: Sphinx, env: BuildEnvironment) -> None:
+    """Raise for the names that are missing, and for those that are not public."""
+    objects = env.domains["py"].objects.items()
+    entries = {name for name, entry in objects if entry.objtype in ("class", "function") and not entry.aliased}
+    public = {f"{package}.{name}" for package in PACKAGES for name in import_module(package).__all__}
+    for names, problem in (
+        (public - entries, "Public, but not in docs/api"),
+        (entries - public, "In docs/api, but not public"),
+    ):
+        if names:
+            msg = f"{problem}: {', '.join(sorted(names))}."
+            raise SphinxError(msg)
+
+
+def point_to_core(_app: Sphinx, _kind: str, name: str, thing: Any, _options: Any, lines: list[str]) -> None:
+    """What an adapter re-exports is described once, in the core."""
+    package, _, public = name.partition(".")
+    if package != "zlpr_core" and getattr(thing, "__module__", "").startswith("zlpr_core."):
+        first = lines[: lines.index("")]
+        lines[:] = [*first, "", f"The same as :func:`zlpr_core.{public}`, which says more."]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Before napoleon reads the docstrings (500), and once every page was read."""
+    app.connect("autodoc-process-docstring", point_to_core, priority=400)
+    app.connect("env-check-consistency", check)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

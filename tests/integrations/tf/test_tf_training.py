@@ -1,0 +1,212 @@
+"""Every way of training a Keras model, against descent by hand from the closed-form score."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import zlpr_core
+from zlpr_tf import ZLPRLoss, zlpr_loss
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(24, 4)).astype("float32")
+HARD = (X @ RNG.normal(size=(4, 3)) > 0.3).astype("uint8")
+SOFT = np.where(HARD, 0.9, 0.2).astype("float32")
+SAMPLE_WEIGHT, NO_WEIGHT = RNG.integers(0, 4, 24).astype("float32"), np.ones(24, "float32")
+RATE, EPOCHS, BATCH = 0.5, 3, 8
+FIT = {"epochs": EPOCHS, "batch_size": BATCH, "shuffle": False, "verbose": 0}
+every_target = pytest.mark.parametrize("targets", [HARD, SOFT], ids=["hard", "soft"])
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    return keras.Sequential([layers.Input((4,)), layers.Dense(8, activation="tanh"), layers.Dense(3, name="logits")])
+
+
+def compiled(loss=None, **options):
+    model = network()
+    model.compile(keras.optimizers.SGD(RATE), loss=loss or ZLPRLoss(), **options)
+    return model
+
+
+def batches():
+    return [slice(start, start + BATCH) for start in range(0, len(X), BATCH)]
+
+
+def by_hand(targets, sample_weight=NO_WEIGHT, threshold=0.0, learned=False, **options):
+    """Loss of each epoch and last weights: TensorFlow differentiates the network only, the loss is NumPy's.
+
+    A threshold that is learned is the last of the weights.
+    """
+    model, losses, options["threshold"] = network(), [], np.zeros(3) + threshold
+    for _ in range(EPOCHS):
+        for rows in batches():
+            with tf.GradientTape() as tape:
+                logits = model(X[rows])
+            importance = sample_weight[rows] / BATCH
+            losses.append(importance @ zlpr_core.zlpr(logits.numpy(), targets[rows], **options))
+            score = importance[:, None] * zlpr_core.zlpr_grad(logits.numpy(), targets[rows], **options)
+            gradients = tape.gradient(logits, model.trainable_variables, tf.constant(score))
+            for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+                variable.assign_sub(RATE * gradient)
+            options["threshold"] = options["threshold"] + learned * RATE * score.sum(0)
+    weights = model.get_weights() + [options["threshold"]] * learned
+    return np.reshape(losses, (EPOCHS, -1)).mean(1), weights
+
+
+def check(expected, losses, weights):
+    assert expected[0][-1] < 0.95 * expected[0][0]
+    np.testing.assert_allclose(losses, expected[0], rtol=1e-5)
+    for got, by_hand in zip(weights, expected[1], strict=True):
+        np.testing.assert_allclose(got, by_hand, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [HARD, HARD.astype(bool), SOFT], ids=["uint8", "bool", "soft"])
+@pytest.mark.parametrize("options", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=["graph", "xla", "eager"])
+def test_fit(targets, options):
+    model = compiled(**options)
+    check(by_hand(targets), model.fit(X, targets, **FIT).history["loss"], model.get_weights())
+    np.testing.assert_allclose(
+        model.evaluate(X, targets, batch_size=BATCH, verbose=0),
+        zlpr_core.zlpr(model.predict(X, verbose=0), targets).mean(),
+        rtol=1e-5,
+    )
+
+
+def test_fit_from_a_data_set():
+    model, data = compiled(), tf.data.Dataset.from_tensor_slices((X, HARD, SAMPLE_WEIGHT)).batch(BATCH)
+    losses = model.fit(data, epochs=EPOCHS, shuffle=False, verbose=0).history["loss"]
+    check(by_hand(HARD, SAMPLE_WEIGHT), losses, model.get_weights())
+
+
+@every_target
+def test_sample_weight_multiplies_the_loss_of_an_example(targets):
+    model = compiled()
+    losses = model.fit(X, targets, sample_weight=SAMPLE_WEIGHT, **FIT).history["loss"]
+    check(by_hand(targets, SAMPLE_WEIGHT), losses, model.get_weights())
+
+
+@pytest.mark.parametrize("kind", ["arrays", "data set"])
+def test_class_weight_weighs_examples_by_their_first_label(kind):
+    """Keras takes ``argmax`` of the targets, so the other labels of an example never count, and no label is label 0."""
+    targets, weights = np.vstack([np.zeros((1, 3), "uint8"), HARD[1:]]), np.asarray([1.0, 10.0, 100.0])
+    assert (targets.sum(1) > 1).any()
+    data = (X, targets) if kind == "arrays" else (tf.data.Dataset.from_tensor_slices((X, targets)).batch(24),)
+    model = compiled()
+    each = zlpr_core.zlpr(model.predict(X, verbose=0), targets)
+    options = FIT | {"epochs": 1, "batch_size": 24 if kind == "arrays" else None}
+    told = model.fit(*data, class_weight=dict(enumerate(weights)), **options).history["loss"][0]
+    np.testing.assert_allclose(told, (weights[targets.argmax(1)] * each).mean(), rtol=1e-5)
+
+
+@every_target
+def test_weights_of_the_loss_are_what_class_weight_is_not(targets):
+    options = {"weight": [1.0, 2.0, 0.5], "pos_weight": [3.0, 1.0, 10.0]}
+    model = compiled(ZLPRLoss(**options))
+    expected = by_hand(targets, **{name: np.asarray(weight) for name, weight in options.items()})
+    check(expected, model.fit(X, targets, **FIT).history["loss"], model.get_weights())
+
+
+@every_target
+@pytest.mark.parametrize("jit", [False, True])
+def test_gradient_tape_loop(targets, jit):
+    model, optimizer = network(), keras.optimizers.SGD(RATE)
+
+    @tf.function(jit_compile=jit)
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(zlpr_loss(y, model(x, training=True)))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return loss
+
+    optimizer.build(model.trainable_variables)
+    losses = [step(X[rows], targets[rows]) for _ in range(EPOCHS) for rows in batches()]
+    check(by_hand(targets), np.reshape(losses, (EPOCHS, -1)).mean(1), model.get_weights())
+
+
+class ThresholdInTheLoss(keras.Model):
+    """On any backend of Keras."""
+
+    def __init__(self, scorer):
+        super().__init__()
+        self.scorer = scorer
+        self.threshold = self.add_weight(shape=(3,), initializer="zeros", name="threshold")
+
+    def call(self, x):
+        return self.scorer(x)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.mean(zlpr_loss(y, y_pred, threshold=self.threshold))
+
+
+class ThresholdInTheStep(ThresholdInTheLoss):
+    """With a tape of one's own."""
+
+    def __init__(self, scorer):
+        super().__init__(scorer)
+        self.mean = keras.metrics.Mean(name="loss")
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(zlpr_loss(y, self(x, training=True), threshold=self.threshold))
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        self.mean.update_state(loss)
+        return {"loss": self.mean.result()}
+
+
+@pytest.mark.parametrize("kind", [ThresholdInTheLoss, ThresholdInTheStep])
+@pytest.mark.parametrize(("targets", "jit"), [(HARD, False), (SOFT, True)], ids=["hard", "soft, by XLA"])
+def test_learned_threshold(kind, targets, jit):
+    model = kind(network())
+    model.compile(keras.optimizers.SGD(RATE), jit_compile=jit)
+    losses = model.fit(X, targets, **FIT).history["loss"]
+    weights = [*model.scorer.get_weights(), model.threshold.numpy()]
+    check(by_hand(targets, learned=True), losses, weights)
+    assert abs(weights[-1]).min() > 1e-3
+
+
+def two_devices():
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@every_target
+def test_mirrored_fit_is_fit_on_one_device(targets):
+    strategy = two_devices()
+    assert strategy.num_replicas_in_sync == 2
+    with strategy.scope():
+        model = compiled()
+    losses = model.fit(X, targets, sample_weight=SAMPLE_WEIGHT, **FIT).history["loss"]
+    check(by_hand(targets, SAMPLE_WEIGHT), losses, model.get_weights())
+
+
+@pytest.mark.parametrize("loss", [ZLPRLoss(), keras.losses.BinaryCrossentropy(from_logits=True)], ids=["zlpr", "bce"])
+def test_mirrored_fit_cannot_take_bool_targets(loss):
+    """Of any loss: Keras adds up what the replicas got. When this heals, the page can say less."""
+    with two_devices().scope():
+        model = compiled(loss)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="of bool is not in the list"):
+        model.fit(X, HARD.astype(bool), **FIT)
+
+
+@pytest.mark.parametrize("rows", [8, 7])
+def test_mirrored_loop_of_ones_own(rows):
+    """One value per example is what ``compute_average_loss`` wants; the replicas may have unequal shares."""
+    strategy = two_devices()
+    with strategy.scope():
+        logits = tf.Variable(tf.zeros(3))
+    data = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(HARD[:rows]).batch(rows))
+
+    @tf.function
+    def replica(targets):
+        with tf.GradientTape() as tape:
+            losses = zlpr_loss(targets, tf.broadcast_to(logits, tf.shape(targets)))
+            loss = tf.nn.compute_average_loss(losses, global_batch_size=rows)
+        return loss, tape.gradient(loss, logits)
+
+    both = strategy.run(replica, args=(next(iter(data)),))
+    loss, gradient = (strategy.reduce("sum", part, axis=None) for part in both)
+    zeros = np.zeros((rows, 3), "float32")
+    np.testing.assert_allclose(loss, zlpr_core.zlpr(zeros, HARD[:rows]).mean(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, zlpr_core.zlpr_grad(zeros, HARD[:rows]).mean(0), rtol=1e-5, atol=1e-7)

@@ -1,0 +1,95 @@
+"""``GradScaler`` and float16: the gradients it gives back, and the steps it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from zlpr_torch import ZLPRLoss, zlpr_loss
+
+FEATURES = torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0], [1.0, 1.0, -1.0], [-1.0, 1.0, -1.0]])
+HARD = FEATURES > 0
+SOFT = 0.5 + 0.4 * FEATURES
+THREE_ROUNDINGS = 3 * torch.finfo(torch.float16).eps / 2  # of the logits' gradient, its products and their sum
+
+
+def scaled_identity(scale):
+    """Logits are the features times ``scale``."""
+    layer = nn.Linear(3, 3, bias=False)
+    nn.init.eye_(layer.weight).data.mul_(scale)
+    return layer
+
+
+def scaled_backward(layer, target, scaler, features=FEATURES):
+    with torch.autocast("cpu", torch.float16):
+        loss = zlpr_loss(layer(features), target)
+    scaler.scale(loss).backward()
+    return loss
+
+
+@pytest.mark.parametrize("target", [HARD, SOFT], ids=["hard", "soft"])
+@pytest.mark.parametrize("margin", [0.5, 4.0, 16.0])
+def test_unscaled_gradients(target, margin):
+    """Those of float32, also where float16 by itself could not hold them: at a margin of 16 they are 3e-8."""
+    layer, expected, scaler = scaled_identity(margin), scaled_identity(margin), torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    scaled_backward(layer, target, scaler)
+    scaler.unscale_(optimizer)
+    zlpr_loss(expected(FEATURES), target).backward()
+    bound = THREE_ROUNDINGS * expected.weight.grad.abs().max()
+    assert (layer.weight.grad - expected.weight.grad).abs().max() <= bound
+    assert expected.weight.grad.abs().max() > 0
+
+
+def test_without_a_scale_they_vanish():
+    layer = scaled_identity(20.0)
+    scaled_backward(layer, HARD, torch.amp.GradScaler("cpu", enabled=False))
+    assert not layer.weight.grad.any()
+    scaled_backward(layer, HARD, torch.amp.GradScaler("cpu"))
+    assert layer.weight.grad.diagonal().all()
+
+
+def step(layer, criterion, target, features=FEATURES):
+    """The loss of one step of training, and the scale after it."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimizer = torch.optim.SGD([*layer.parameters(), *criterion.parameters()], lr=1.0)
+    with torch.autocast("cpu", torch.float16):
+        loss = criterion(layer(features), target)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.item(), scaler.get_scale()
+
+
+NAN_FEATURE = FEATURES.clone()
+NAN_FEATURE[0, 0] = torch.nan
+ILLEGAL = HARD.long()
+ILLEGAL[0, 0] = 7
+
+
+@pytest.mark.parametrize(("features", "target"), [(NAN_FEATURE, HARD), (FEATURES, ILLEGAL)], ids=["logit", "target"])
+def test_a_nan_loss_skips_the_step(features, target):
+    layer, criterion = scaled_identity(1.0), ZLPRLoss(threshold=nn.Parameter(torch.zeros(3)))
+    loss, scale = step(layer, criterion, target, features)
+    assert loss != loss
+    assert scale == 512
+    torch.testing.assert_close(layer.weight, torch.eye(3), rtol=0, atol=0, check_dtype=False)
+    assert not criterion.threshold.any()
+
+
+def test_an_infinite_loss_does_not_skip_the_step():
+    """A wrong logit beyond float16 gives no gradient (README, at the edges): the others make the step."""
+    layer, beyond = scaled_identity(1.0), FEATURES.clone()
+    layer.weight.data[1, 1] = beyond[0, 1] = 300.0
+    loss, scale = step(layer, ZLPRLoss(), HARD & (beyond < 300), beyond)
+    assert loss == torch.inf
+    assert scale == 1024
+    assert layer.weight.isfinite().all()
+    assert layer.weight[0, 0] > 1
+
+
+def test_a_finite_loss_steps():
+    layer, criterion = scaled_identity(1.0), ZLPRLoss()
+    loss, scale = step(layer, criterion, HARD)
+    assert loss > 0
+    assert scale == 1024
+    assert (layer.weight.diagonal() > 1).all()

@@ -1,0 +1,77 @@
+"""``DistributedDataParallel`` on two processes: the gradient of the whole batch, whatever way it is shared out."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch_losses import HARD, SOFT, Training, assert_same
+from torch_page import from_page
+
+from zlpr_torch import ZLPRLoss
+
+mean_of_all = from_page("mean_of_all")
+FEATURES = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+TARGETS = {"hard": HARD, "soft": SOFT}
+SHARES = {"equal": 3, "unequal": 2}  # of the six examples, how many the first process has
+
+
+def training(seed, **options):
+    """Learned threshold and weight buffers; each process starts from other numbers, and DDP has to make them equal."""
+    torch.manual_seed(seed)
+    threshold = nn.Parameter(torch.randn(5))
+    return Training(ZLPRLoss(weight=torch.rand(5), pos_weight=torch.rand(5), threshold=threshold, **options))
+
+
+def gradients(model):
+    return {name.removeprefix("module."): parameter.grad for name, parameter in model.named_parameters()}
+
+
+def step(rank, target, first, reduction):
+    """The gradients that a process has when its backward pass is over."""
+    model = nn.parallel.DistributedDataParallel(training(seed=rank, reduction=reduction))
+    mine = slice(first) if rank == 0 else slice(first, None)
+    loss = model(FEATURES[mine], target[mine])
+    if reduction == "sum":
+        loss = mean_of_all(loss, len(FEATURES[mine]))
+    loss.backward()
+    return gradients(model)
+
+
+def process(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    steps = {
+        f"{name} {share} {reduction}": step(rank, TARGETS[name], SHARES[share], reduction)
+        for name in TARGETS
+        for share in SHARES
+        for reduction in ("mean", "sum")
+    }
+    torch.save(steps, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def on_two_processes(tmp_path_factory):
+    """The gradients of every case, which both processes have."""
+    folder = tmp_path_factory.mktemp("ddp")
+    torch.multiprocessing.spawn(process, (folder,), nprocs=2)
+    first, second = (torch.load(folder / f"{rank}.pt") for rank in (0, 1))
+    assert_same(first, second, rtol=0, atol=0)
+    return first
+
+
+def on_one_process(name):
+    model = training(seed=0)
+    model(FEATURES, TARGETS[name]).backward()
+    return gradients(model)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("case", ["equal mean", "equal sum", "unequal sum"])
+def test_gradients_of_the_whole_batch(on_two_processes, name, case):
+    assert_same(on_two_processes[f"{name} {case}"], on_one_process(name))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_mean_of_means_is_another_number(on_two_processes, name):
+    got, whole = on_two_processes[f"{name} unequal mean"], on_one_process(name)
+    assert (got["criterion.threshold"] - whole["criterion.threshold"]).abs().max() > 1e-3
