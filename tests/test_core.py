@@ -107,6 +107,11 @@ def test_hessian_diagonal_at_the_edges():
     np.testing.assert_allclose(got[0, 2], q * (1 - q), rtol=1e-14)
 
 
+def test_no_unsigned_id_is_the_pad():
+    with pytest.raises(IndexError, match="Received: 18446744073709551615 at"):
+        zlpr_core.sparse_zlpr(LOGITS, np.asarray([[2**64 - 1]], np.uint64))
+
+
 def test_ids_infer_the_namespace_of_the_logits():
     for library in (np, array_api_strict):
         ids = library.asarray([[0, -1]])

@@ -34,6 +34,11 @@ PAIRS = {
     "shifted": (BASE, BASE + 0.01),
     "mixed": _mixed(),
     "one label": (np.repeat(_GRID, 13)[:, None], np.tile(_GRID, 13)[:, None]),
+    "confident": (
+        _sure := RNG.choice([-1, 1], (60, 1)) * RNG.uniform(12, 20, (60, 1)),
+        _sure - RNG.uniform(-4, 4, (60, 1)),
+    ),
+    "confident together": (_three := _sure.reshape(20, 3), _three - RNG.uniform(-4, 4, (20, 3))),
     "saturated": (RNG.uniform(-60, 60, (6, 8)), RNG.uniform(-60, 60, (6, 8))),
     "extreme": (RNG.uniform(-1e4, 1e4, (6, 8)), RNG.uniform(-1e4, 1e4, (6, 8))),
     "extreme and near": (np.resize([1e4, -1e4, 30.0], (6, 8)), np.resize([1e4, -1e4, 30.0], (6, 8)) + 1.0),
@@ -169,6 +174,19 @@ def test_an_infinite_logit_in_one(backend, dtype, name):
                 assert not np.isnan(backend.slope(name, wrt, dtype, p_logits=p, q_logits=q)).any()
 
 
+@pytest.mark.needs("autodiff")
+@by_function
+def test_many_impossible_cells_leave_no_nan(backend, dtype, name):
+    """Beside an example that is as it should be."""
+    p = np.resize(BASE, (2, 64))
+    q = np.where([[True], [False]], -INF, p + 0.5)
+    np.testing.assert_array_equal(backend.value(name, dtype, p_logits=p, q_logits=q) == INF, [True, False])
+    for wrt in ("p_logits", "q_logits"):
+        slope = backend.slope(name, wrt, dtype, p_logits=p, q_logits=q)
+        assert not np.isnan(slope).any()
+        assert (slope[1] != 0).all()
+
+
 @by_function
 def test_nan_spoils_its_example_only_and_where_takes_it_out(backend, dtype, name):
     p, q = np.asarray([[NAN, 1.0], [0.5, 1.0]]), np.asarray([[0.5, 0.25], [0.5, NAN]])
@@ -228,6 +246,7 @@ def test_the_wider_dtype_computes(backend, name):
         ({"q_logits": "int"}, TypeError, "`q_logits` must have a real floating dtype"),
         ({"scale": 0.0}, ValueError, r"`scale` must be a positive number. Received: 0.0\."),
         ({"scale": INF}, ValueError, "`scale` must be a positive number. Received: inf"),
+        ({"scale": "2"}, ValueError, "`scale` must be a positive number. Received: '2'"),
     ],
 )  # fmt: skip
 def test_messages(backend, change, error, match):

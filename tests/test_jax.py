@@ -12,7 +12,7 @@ from test_values import table
 from tolerances import grad_error, value_error
 
 import zlpr_core
-from zlpr_jax import multi_hot, predict, sparse_zlpr_loss, zlpr_loss
+from zlpr_jax import kl_divergence, multi_hot, predict, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
 
 RNG = np.random.default_rng(0)
 LOGITS, SOFT = RNG.normal(0, 3, (6, 5)), RNG.random((6, 5))
@@ -120,13 +120,33 @@ def test_a_model_trains_with_optax():
 @pytest.mark.parametrize("kind", [bool, np.int32, np.float32])
 def test_bcoo_labels(n_batch, kind):
     """Fixed shapes under jit; entries beyond the shape are BCOO's padding, and duplicates count once."""
-    matrix = BCOO.fromdense(jnp.asarray(HARD.astype(kind)), nse=int(HARD.sum()) + 2).update_layout(n_batch=n_batch)
+    matrix = BCOO.fromdense(jnp.asarray(HARD.astype(kind)), nse=int(HARD.sum()) + 2).update_layout(
+        n_batch=n_batch, on_inefficient=None
+    )
     for loss in (sparse_zlpr_loss, jax.jit(sparse_zlpr_loss)):
         np.testing.assert_allclose(loss(LOGITS, matrix), zlpr_loss(LOGITS, HARD), rtol=1e-14)
     twice = BCOO((jnp.ones(2, kind), jnp.asarray([[0, 1], [0, 1]])), shape=(1, 5))
     np.testing.assert_allclose(
         sparse_zlpr_loss(LOGITS[:1], twice), zlpr_loss(LOGITS[:1], [[0, 1, 0, 0, 0]]), rtol=1e-14
     )
+
+
+def test_ids_beyond_32_bits_are_no_other_class():
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with pytest.raises(IndexError, match="Received: 4294967297"):
+            sparse_zlpr_loss(LOGITS[:1], np.asarray([[2**32 + 1]]))
+    finally:
+        jax.config.update("jax_enable_x64", True)
+
+
+def test_strengths_can_be_traced():
+    """So that R-Drop's weight can be raised during training."""
+    other = LOGITS[::-1].copy()
+    traced = jax.jit(lambda alpha, scale: rdrop_zlpr_loss(LOGITS, other, HARD, alpha=alpha, scale=scale))(2.0, 2.0)
+    np.testing.assert_allclose(traced, rdrop_zlpr_loss(LOGITS, other, HARD, alpha=2.0, scale=2.0), rtol=1e-13)
+    by_name = kl_divergence(p_logits=LOGITS, q_logits=other)
+    np.testing.assert_array_equal(by_name, kl_divergence(LOGITS, other))
 
 
 def test_a_bcoo_that_is_not_multi_hot():

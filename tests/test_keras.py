@@ -224,6 +224,13 @@ def dropout_network():
     return keras.Sequential([keras.layers.Input((4,)), keras.layers.Dropout(0.3), keras.layers.Dense(3)])
 
 
+def test_rdrop_leaves_out_ignored_cells():
+    model = rdrop_model(loss=ZLPRLoss(ignore_index=-1))
+    np.testing.assert_array_equal(
+        numpy(model.compute_loss(x=X, y=np.full_like(Y, -1), y_pred=model(X, training=True), training=True)), 0
+    )
+
+
 def rdrop_model(alpha=4.0, loss=None, **options):
     model = RDropZLPR(dropout_network(), alpha=alpha, **options)
     model.compile(keras.optimizers.Adam(0.05), loss=loss or ZLPRLoss())

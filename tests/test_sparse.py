@@ -72,6 +72,11 @@ FORMS = {
     "csr": lambda ids: scipy.sparse.csr_array(rows_of(ids, 12).astype(np.float64)),
     "csr of bool": lambda ids: scipy.sparse.csr_matrix(rows_of(ids, 12)),
     "coo": lambda ids: scipy.sparse.coo_array(rows_of(ids, 12).astype(np.int64)),
+    "lil": lambda ids: scipy.sparse.lil_array(rows_of(ids, 12)),
+    "dok": lambda ids: scipy.sparse.dok_array(rows_of(ids, 12)),
+    "coo with duplicates": lambda ids: scipy.sparse.coo_array(
+        (np.ones(4, int), ([0, 0, 0, 1], [0, 0, 11, 3])), shape=(6, 12)
+    ),
     "csr with stored zeros": lambda ids: scipy.sparse.csr_array(
         (np.asarray([1, 0, 1]), np.asarray([0, 1, 11]), np.asarray([0, 3, 3, 3, 3, 3, 3])), shape=(6, 12)
     ),
@@ -80,7 +85,8 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_that_hosts_hold(backend, dtype, form):
-    ids = IDS if form != "csr with stored zeros" else np.asarray([[0, 11], *[[-1, -1]] * 5])
+    others = {"csr with stored zeros": [], "coo with duplicates": [[3, -1]]}
+    ids = np.asarray([[0, 11], *others[form], *[[-1, -1]] * 5][:6]) if form in others else IDS
     tensors = backend.tensors(dtype, logits=LOGITS)
     got = backend.call("sparse_zlpr", (tensors["logits"], FORMS[form](ids)), {})
     np.testing.assert_array_equal(backend.numpy(got), sparse(backend, LOGITS, ids, dtype))
@@ -134,6 +140,17 @@ def test_small_and_unsigned_integers(backend, kind):
     ids = np.asarray([[100, 127]]) if kind == "int8" else np.asarray([[200, 255]])
     got = sparse(backend, logits, ids.astype(kind))
     np.testing.assert_allclose(got, backend.loss(logits, rows_of(ids, 300)), rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"), [("uint32", 2**32 - 1), ("uint32", 3 * 10**9), ("uint64", 2**63 - 1), ("int64", 2**32 + 1)]
+)
+def test_ids_too_large_for_other_integers_are_named(backend, kind, bad):
+    """None of them is -1, and none another class."""
+    ids = np.asarray([[0, bad]], np.uint64).astype(kind)
+    logits = backend.native(LOGITS[:1], "float32")
+    with pytest.raises(IndexError, match=rf"Received: {bad}\b"):
+        backend.call("sparse_zlpr", (logits, backend.native(ids, kind)), {})
 
 
 @pytest.mark.needs("adapter")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from zlpr_tf import multi_hot, sparse_zlpr_loss, zlpr_loss
+from zlpr_tf import kl_divergence, multi_hot, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_divergence, zlpr_loss
 
 RNG = np.random.default_rng(0)
 LOGITS, SOFT = RNG.normal(0, 3, (6, 5)), RNG.random((6, 5))
@@ -45,6 +45,21 @@ def test_unknown_shapes_are_not_broadcast_either(jit, shape):
     compiled = tf.function(zlpr_loss, input_signature=signature, jit_compile=jit)
     with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
         compiled(tf.zeros(shape), tf.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("shape", [(1, 5), (6, 1)])
+def test_unknown_shapes_of_divergences_are_not_broadcast(jit, shape):
+    signature = [tf.TensorSpec([None, None], tf.float64)] * 2
+    functions = [kl_divergence, zlpr_divergence, lambda p, q: rdrop_zlpr_loss(tf.zeros_like(p), p, q)]
+    for function in functions:
+        compiled = tf.function(function, input_signature=signature, jit_compile=jit)
+        with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+            compiled(LOGITS, tf.zeros(shape, tf.float64))
+
+
+def test_divergences_by_name():
+    np.testing.assert_array_equal(kl_divergence(p_logits=LOGITS, q_logits=SOFT), kl_divergence(LOGITS, SOFT))
 
 
 def test_what_tensorflow_takes_is_taken():
@@ -108,7 +123,9 @@ def multi_hot_sparse(dtype):
 
 
 @pytest.mark.parametrize(
-    "indices", [RAGGED, multi_hot_sparse(tf.float32), multi_hot_sparse(tf.int64)], ids=["ragged", "float", "int"]
+    "indices",
+    [RAGGED, tf.cast(RAGGED, tf.uint8), multi_hot_sparse(tf.float32), multi_hot_sparse(tf.int64)],
+    ids=["ragged", "small ragged", "float", "int"],
 )
 @pytest.mark.parametrize("traced", [False, True])
 def test_ragged_and_sparse_tensors(indices, traced):

@@ -299,6 +299,38 @@ def test_a_sparse_matrix_is_checked():
     assert SPARSE(LOGITS[:0], []).shape == (0,)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [torch.tensor([1], dtype=torch.int8), torch.tensor([258])],
+        [torch.tensor([]), torch.tensor([2**32 + 1])],
+        [torch.tensor([1], dtype=torch.uint8), torch.tensor([], dtype=torch.int32)],
+    ],
+)
+def test_rows_of_ids_keep_their_digits(rows):
+    """Whatever the dtypes, an empty row first included."""
+    logits = torch.randn(2, 300)
+    if max(max(row.tolist(), default=0) for row in rows) >= 300:
+        with pytest.raises(IndexError, match=r"Received: 4294967297 at \[1, 0\]"):
+            SPARSE(logits, rows)
+    else:
+        hot = torch.stack([torch.isin(torch.arange(300), row.long()) for row in rows])
+        torch.testing.assert_close(SPARSE(logits, rows), EACH(logits, hot))
+
+
+@pytest.mark.parametrize("row", [torch.tensor([0.5]), torch.tensor(1), torch.tensor([[1]])])
+def test_rows_of_ids_are_checked(row):
+    with pytest.raises(TypeError, match=r"`indices` as a list must hold 1-D integer tensors. Received: "):
+        SPARSE(LOGITS[:2], [torch.tensor([1]), row])
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSC tensor support is in beta state:UserWarning")
+def test_other_sparse_layouts():
+    torch.testing.assert_close(SPARSE(LOGITS, HARD.float().to_sparse_csc()), EACH(LOGITS, HARD))
+    twice = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 1.0], (6, 5), check_invariants=True)
+    torch.testing.assert_close(SPARSE(LOGITS, twice), EACH(LOGITS, twice.to_dense() > 0))
+
+
 def test_an_illegal_id_is_nan_where_a_look_would_stop_everything():
     """Compiled whole, with the batch dynamic, and inside vmap."""
     bad = IDS.clone()

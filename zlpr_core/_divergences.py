@@ -281,7 +281,8 @@ def _regret(pair: _Pair, where: Array | None, *, xp: Namespace) -> Any:
     axes = pair.axes
     up, down, weight = _pulls(pair, where, xp=xp)
     total = 1 + xp.sum(weight, axis=axes, keepdims=True)
-    mean = xp.sum(weight * pair.gap, axis=axes, keepdims=True) / total
+    gap = xp.where(abs(pair.gap) < 1e6, pair.gap, 0.0)  # beyond, nothing is close, and sums would overflow
+    mean = xp.sum(weight * gap, axis=axes, keepdims=True) / total
     close = _within(up.logit, -mean, axes, xp=xp) & _within(down.logit, mean, axes, xp=xp)
     near = xp.log1p(_centred(up, down, weight, pair.gap, xp.where(close, mean, 0.0), total, close, axes, xp=xp))
     three = [log1p_sum_exp(side, axis=axes, xp=xp) for side in (up, down)]
@@ -327,11 +328,12 @@ def _centred(
     high = xp.where(small, weight * rise, _shifted(up, -mean, wide, xp=xp) - weight)
     low = xp.where(small, weight * fall, _shifted(down, mean, wide, xp=xp) - weight)
     both = xp.where(small, -weight * rise * fall, high + low)
-    rise, fall = xp.expm1(-mean), xp.expm1(mean)  # those of the threshold
-    cells = ((both, -rise * fall), (high, rise), (low, fall))
+    one_up, one_down = xp.expm1(-mean), xp.expm1(mean)  # the threshold's
+    cells = ((both, -one_up * one_down), (high, one_up), (low, one_down))
     second, first_up, first_down = ((xp.sum(c, axis=axes, keepdims=True) + one) / total for c, one in cells)
     return xp.where(close, second + first_up * first_down, 0.0)
 
 
 def _shifted(terms: Terms, shift: Any, wanted: Any, *, xp: Namespace) -> Any:
-    return terms.weight * (1 + terms.lost) * xp.exp(xp.where(wanted, terms.logit + shift, 0.0))
+    moved, lost = subtract(terms.logit, -shift, terms.logit.dtype, xp=xp)
+    return terms.weight * (1 + terms.lost + lost) * xp.exp(xp.where(wanted, moved, 0.0))

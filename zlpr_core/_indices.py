@@ -48,8 +48,8 @@ def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = PAD, xp: Names
     """
     xp = infer(xp, indices=indices)
     ids = _integers(indices, "indices", xp=xp)
-    outside = _outside(ids, num_classes, pad)
-    _refuse(outside, ids, f"`indices` must be in [0, {num_classes}) or `pad` ({pad})", xp=xp)
+    outside = _outside(indices, ids, num_classes, pad, xp=xp)
+    _refuse(outside, indices, f"`indices` must be in [0, {num_classes}) or `pad` ({pad})", xp=xp)
     hot: ArrayT = _marked(ids, outside | (ids == pad), num_classes, xp=xp)
     return hot
 
@@ -68,12 +68,12 @@ def indicated(indices: Any, logits: Array, axis: Axis, pad: int, /, *, xp: Exten
     _check_rows(ids, logits, axes, xp=xp)
     sizes = xp.shape_of(logits, ids)
     classes = prod([sizes[a] for a in axes])
-    outside = _outside(ids, classes, pad)
+    outside = _outside(indices, ids, classes, pad, xp=xp)
     hot = _in_place(_marked(ids, outside | (ids == pad), classes, xp=xp), sizes, axes, xp=xp)
     if (
         not xp.compiling()
         and _on_cpu(ids)
-        and _refuse(outside, ids, f"`indices` must be in [0, {classes}) or `pad` ({pad})", xp=xp)
+        and _refuse(outside, indices, f"`indices` must be in [0, {classes}) or `pad` ({pad})", xp=xp)
     ):
         return hot
     illegal = xp.astype(xp.any(outside, axis=-1), xp.int8)
@@ -104,6 +104,7 @@ def _filled(nested: Sequence[Any], depth: int, width: int, pad: int) -> list[Any
 def _from_matrix(matrix: Any, logits: Array, axis: Axis, *, xp: Namespace) -> Any:
     """A sparse matrix of SciPy that holds 1 at the positives."""
     check_matrix(matrix, logits, axis, xp=xp)
+    matrix = matrix.tocoo()
     if ((matrix.data != 0) & (matrix.data != 1)).any():
         msg = "`indices` as a sparse matrix must hold 0 or 1 only. Soft labels go to the dense loss, by `.toarray()`."
         raise ValueError(msg)
@@ -139,8 +140,11 @@ def _integers(ids: Any, argument: str, /, *, xp: Namespace) -> Any:
     return xp.astype(ids, xp.int64 if xp.isdtype(ids.dtype, (xp.int64, xp.uint64)) else xp.int32)
 
 
-def _outside(ids: Any, classes: Any, pad: int) -> Any:
-    return (ids != pad) & ((ids < 0) | (ids >= classes))
+def _outside(indices: Any, ids: Any, classes: Any, pad: int, *, xp: Namespace) -> Any:
+    beyond = (ids < 0) | (ids >= classes)
+    if xp.isdtype(indices.dtype, "unsigned integer"):  # where no id is -1
+        return beyond & ((ids != pad) | (ids < 0))
+    return beyond & (ids != pad)
 
 
 def _marked(ids: Any, unused: Any, classes: Any, *, xp: Extended) -> Any:

@@ -242,7 +242,9 @@ def zlpr_hessian_diag(
         \frac{\partial^2 L}{\partial s_i^2} = p_i (1 - p_i) + q_i (1 - q_i),
         \qquad p_i = a_i e^{-(s_i - \theta) - P}, \quad q_i = b_i e^{s_i - \theta - N}
 
-    That is what boosting and other Newton methods ask for. Parameters, errors and edges are those of :func:`zlpr`.
+    That is what boosting and other Newton methods ask for. Where one class has nearly all of its half,
+    :math:`p_i (1 - p_i)` is right to the rounding of :math:`p_i`, not of the difference. Parameters, errors and edges
+    are those of :func:`zlpr`.
 
     Returns
     -------

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache, wraps
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -32,11 +33,14 @@ def namespace_from(library: Any, **own: Any) -> Extended:
 def bound(function: Callable[P, R], xp: Extended, convert: Callable[[Any], Any] = lambda x: x) -> Callable[P, R]:
     """A function of the core in one framework's own namespace; ``convert`` makes arrays of what is not a number."""
 
+    positional = [p.name for p in signature(function).parameters.values() if p.kind is p.POSITIONAL_ONLY]
+
     @wraps(function)
     def in_namespace(*args: P.args, **kwargs: P.kwargs) -> R:
-        options: dict[str, Any] = {"xp": xp, **kwargs}
+        options: dict[str, Any] = {**kwargs, "xp": xp}  # last: tf.function passes every default, None for xp
         options |= {name: convert(options[name]) for name in ("where", "threshold") if name in options}
-        return function(*map(convert, args), **options)
+        arrays = [*args, *(options.pop(name) for name in positional[len(args) :] if name in options)]
+        return function(*map(convert, arrays), **options)
 
     return in_namespace
 

@@ -6,7 +6,9 @@ The derivative is JAX's own of the core's formula, so ``grad``, ``jvp``, ``hessi
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.dtypes import canonicalize_dtype
 from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
@@ -147,16 +149,26 @@ def sparse_zlpr_loss(
 def _labels(indices: Any, scores: Array, axis: Axis, pad: int) -> Any:
     if isinstance(indices, BCOO):
         return _of_matrix(indices, scores, axis)
+    if isinstance(indices, np.ndarray):
+        _check_narrowed(indices)
     lists_or_scipy = isinstance(indices, (list, tuple)) or hasattr(indices, "toarray")
     return indicated(indices if lists_or_scipy else jnp.asarray(indices), scores, axis, pad, xp=xp)
 
 
+def _check_narrowed(ids: np.ndarray[Any, Any]) -> None:
+    """Without x64 JAX makes int32 of int64, and another class of an id beyond."""
+    wrong = ids != ids.astype(canonicalize_dtype(ids.dtype))
+    if wrong.any():
+        msg = f"`indices` must fit JAX's integers, which are 32 bits wide unless x64 is on. Received: {ids[wrong][0]}."
+        raise IndexError(msg)
+
+
 def _of_matrix(matrix: BCOO, scores: Array, axis: Axis) -> Array:
-    """int8, with 2 or 3 where an entry is neither 0 nor 1, which makes the loss NaN."""
+    """int8, with 2 where an entry is neither 0 nor 1, which makes the loss NaN."""
     check_matrix(matrix, scores, axis, xp=xp)
-    entries = ((matrix.data == 1), (matrix.data != 0) & (matrix.data != 1))
-    one, other = (BCOO((entry, matrix.indices), shape=matrix.shape).todense() for entry in entries)
-    return one.astype(jnp.int8) + 2 * other.astype(jnp.int8)
+    flat = matrix.update_layout(n_batch=0, on_inefficient=None)
+    kinds = jnp.where(flat.data == 0, 0, jnp.where(flat.data == 1, 1, 2)).astype(jnp.int8)
+    return jnp.zeros(matrix.shape, jnp.int8).at[flat.indices[:, 0], flat.indices[:, 1]].max(kinds, mode="drop")
 
 
 def rdrop_zlpr_loss(

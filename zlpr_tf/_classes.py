@@ -40,15 +40,12 @@ class _Computed(keras.losses.Loss):
     """Losses that are there already, for Keras to weight, mask and reduce."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        return y_pred
+        return y_true
 
 
 def reduced(losses: Any, like: keras.losses.Loss, y_pred: Any, sample_weight: Any) -> Any:
     """``losses`` weighted, masked as ``y_pred`` is, and reduced as ``like`` would."""
-    mask = getattr(y_pred, "_keras_mask", None)
-    if mask is not None:
-        losses._keras_mask = mask
-    return _Computed(name=like.name, reduction=like.reduction, dtype=like.dtype)(losses, losses, sample_weight)
+    return _Computed(name=like.name, reduction=like.reduction, dtype=like.dtype)(losses, y_pred, sample_weight)
 
 
 @keras.saving.register_keras_serializable(package="zlpr")

@@ -4,6 +4,8 @@ They are made of ``keras.ops``, so the tensors are those of whichever backend Ke
 ``KERAS_BACKEND`` says otherwise. The derivative is the framework's own of the core's formula.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -154,7 +156,8 @@ def _labels(indices: Any, scores: Any, axis: Axis, pad: int) -> Any:
     if hasattr(indices, "dense_shape"):  # a SparseTensor, told by its attributes: Keras may run without TensorFlow
         return _of_matrix(indices, scores, axis)
     if hasattr(indices, "row_splits"):
-        indices = indices.to_tensor(default_value=pad)
+        wide = indices.with_flat_values(ops.cast(indices.flat_values, "int64"))  # which holds every pad
+        indices = wide.to_tensor(default_value=pad)
     lists_or_scipy = isinstance(indices, (list, tuple)) or hasattr(indices, "toarray")
     return indicated(indices if lists_or_scipy else ops.convert_to_tensor(indices), scores, axis, pad, xp=xp)
 
@@ -164,7 +167,7 @@ def _of_matrix(matrix: Any, scores: Any, axis: Axis) -> Any:
     check_matrix(matrix, scores, axis, xp=xp)
     values = ops.cast(matrix.values, "float32")
     kinds = ops.cast(ops.where((values == 0) | (values == 1), values, 2.0), "int8")
-    return ops.scatter_update(ops.zeros(ops.shape(scores), "int8"), matrix.indices, kinds)
+    return ops.scatter_update(ops.zeros(matrix.dense_shape, "int8"), matrix.indices, kinds)
 
 
 def rdrop_zlpr_loss(
@@ -212,7 +215,7 @@ def rdrop_zlpr_loss(
     targets, kept, first = _prepared(labels, logits1, where, label_smoothing, ignore_index)
     return zlpr_core.rdrop_zlpr(
         first,
-        ops.convert_to_tensor(logits2),
+        _of_shape(ops.convert_to_tensor(logits2), first),
         targets,
         alpha=alpha,
         scale=scale,
@@ -269,12 +272,21 @@ def _prepared(
     labels: Any, logits: Any, where: Any, label_smoothing: float, ignore_index: float | None
 ) -> tuple[Any, Any, Any]:
     targets, scores = ops.convert_to_tensor(labels), ops.convert_to_tensor(logits)
-    if None in (*targets.shape, *scores.shape) and len(targets.shape) == len(scores.shape):
-        targets = ops.reshape(targets, ops.shape(scores))  # raises once the sizes are known, rather than broadcast
     targets, kept = prepare_targets(
-        targets, _tensor(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
+        _of_shape(targets, scores),
+        _tensor(where),
+        scores,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        xp=xp,
     )
     return targets, kept, scores
+
+
+def _of_shape(x: Any, like: Any) -> Any:
+    """``x``, which raises once sizes are known that differ while tracing, rather than be broadcast."""
+    unknown = None in (*x.shape, *like.shape) and len(x.shape) == len(like.shape)
+    return ops.reshape(x, ops.shape(like)) if unknown else x
 
 
 def _tensor(option: Any) -> Any:
@@ -284,14 +296,25 @@ def _tensor(option: Any) -> Any:
     return option if option is None or isinstance(option, (int, float)) else ops.convert_to_tensor(option)
 
 
+def _of_alike(divergence: Callable[..., Any]) -> Callable[..., Any]:
+    """A divergence whose arguments are never broadcast."""
+
+    @wraps(divergence)
+    def of_alike(p_logits: Any, q_logits: Any, **options: Any) -> Any:
+        p, q = _tensor(p_logits), _tensor(q_logits)
+        return divergence(p, _of_shape(q, p), **options)
+
+    return of_alike
+
+
 check_targets = bound(zlpr_core.check_targets, xp, _tensor)
 index_to_span = bound(zlpr_core.index_to_span, xp, _tensor)
-kl_divergence = bound(zlpr_core.kl_divergence, xp, _tensor)
+kl_divergence = _of_alike(bound(zlpr_core.kl_divergence, xp, _tensor))
 multi_hot = bound(zlpr_core.multi_hot, xp, _tensor)
 predict = bound(zlpr_core.predict, xp, _tensor)
 probabilities = bound(zlpr_core.probabilities, xp, _tensor)
 smooth_labels = bound(zlpr_core.smooth_labels, xp, _tensor)
 span_to_index = bound(zlpr_core.span_to_index, xp, _tensor)
-symmetric_kl_divergence = bound(zlpr_core.symmetric_kl_divergence, xp, _tensor)
-zlpr_divergence = bound(zlpr_core.zlpr_divergence, xp, _tensor)
+symmetric_kl_divergence = _of_alike(bound(zlpr_core.symmetric_kl_divergence, xp, _tensor))
+zlpr_divergence = _of_alike(bound(zlpr_core.zlpr_divergence, xp, _tensor))
 zlpr_entropy = bound(zlpr_core.zlpr_entropy, xp, _tensor)

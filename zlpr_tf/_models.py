@@ -6,9 +6,11 @@ import keras
 from keras import ops
 
 from zlpr_core._checks import check_positive
+from zlpr_core._targets import equals
 
 from ._classes import ZLPRLoss, reduced
 from ._losses import symmetric_kl_divergence
+from ._namespace import xp
 
 
 @keras.saving.register_keras_serializable(package="zlpr")
@@ -29,8 +31,9 @@ class RDropZLPR(keras.Model):
         **kwargs: As for every `keras.Model`, such as `name`.
 
     Call:
-        What `network` takes. `compile` it with `ZLPRLoss()`, or another loss of logits. The divergence takes `axis`
-        and `threshold` from that loss; `sample_weight`, masks and the reduction concern it as they do the loss.
+        What `network` takes. `compile` it with `ZLPRLoss()`, or another loss of logits. The divergence takes `axis`,
+        `threshold` and `ignore_index` from that loss; `sample_weight`, masks and the reduction concern it as they do
+        the loss.
 
     Raises:
         ValueError: A negative `alpha`, a `scale` that is not positive.
@@ -72,14 +75,23 @@ class RDropZLPR(keras.Model):
             return first
         again = self(x, training=True)
         second = super().compute_loss(x=x, y=y, y_pred=again, sample_weight=sample_weight, training=training)
-        return (first + second) / 2 + self.alpha / 4 * self._disagreement(y_pred, again, sample_weight)
+        return (first + second) / 2 + self.alpha / 4 * self._disagreement(y, y_pred, again, sample_weight)
 
-    def _disagreement(self, first: Any, second: Any, sample_weight: Any) -> Any:
-        like = self.loss if isinstance(self.loss, keras.losses.Loss) else ZLPRLoss()
+    def _disagreement(self, y: Any, first: Any, second: Any, sample_weight: Any) -> Any:
+        like = self._one_loss()
         threshold = ops.convert_to_tensor(getattr(like, "threshold", 0.0), dtype=like.dtype)
         moved = (ops.cast(logits, like.dtype) - threshold for logits in (first, second))
-        divergence = symmetric_kl_divergence(*moved, axis=getattr(like, "axis", -1), scale=self.scale)
+        ignored = getattr(like, "ignore_index", None)
+        where = None if ignored is None else ~equals(ops.convert_to_tensor(y), ignored, xp=xp)
+        divergence = symmetric_kl_divergence(*moved, axis=getattr(like, "axis", -1), where=where, scale=self.scale)
         return reduced(divergence, like, first, sample_weight)
+
+    def _one_loss(self) -> keras.losses.Loss:
+        losses = keras.tree.flatten(self.loss)
+        if len(losses) != 1:
+            msg = f"`RDropZLPR` must have one loss, for a network with one output. Received: {len(losses)} losses."
+            raise ValueError(msg)
+        return losses[0] if isinstance(losses[0], keras.losses.Loss) else ZLPRLoss()
 
     def get_config(self) -> dict[str, Any]:
         """The network and the two numbers."""

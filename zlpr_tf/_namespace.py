@@ -16,7 +16,7 @@ def _astype(x: Any, dtype: str, /) -> Any:
 def _isdtype(dtype: Any, kind: str | tuple[str, ...], /) -> bool:
     own = backend.standardize_dtype(dtype)
     kinds = (kind,) if isinstance(kind, str) else kind
-    return own in kinds or _kind(own) in kinds
+    return own in kinds or _kind(own) in kinds or ("unsigned integer" in kinds and own.startswith("uint"))
 
 
 def _kind(dtype: str) -> str:

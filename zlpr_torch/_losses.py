@@ -117,7 +117,7 @@ def sparse_zlpr_loss(
         input: as in :func:`zlpr_loss`.
         indices: the ids of the positives, in [0, C), in any order; duplicates count once. An integer tensor with each
             row filled up with ``pad``, or a list with one 1-D tensor for each example, or a ``torch.sparse_csr`` (or
-            COO) matrix of the shape of ``input`` that holds 1 at the positives.
+            other sparse) matrix of the shape of ``input`` that holds 1 at the positives.
         dim: the class dimension or dimensions. Of several, an id counts the cells in C order, as
             :func:`span_to_index` does.
         mask, weight, pos_weight, threshold, label_smoothing, reduction: as in :func:`zlpr_loss`.
@@ -159,21 +159,31 @@ def sparse_zlpr_loss(
 
 
 def _targets(indices: Tensor | Sequence[Tensor], input: Tensor, dim: Axis, pad: int) -> Tensor:
-    if isinstance(indices, Tensor) and indices.layout in (torch.sparse_csr, torch.sparse_coo):
+    if isinstance(indices, Tensor) and indices.layout != torch.strided:
         return _of_matrix(indices, input, dim)
     if isinstance(indices, (list, tuple)) and indices and isinstance(indices[0], Tensor):
-        indices = pad_sequence(list(indices), batch_first=True, padding_value=pad).to(input.device)
+        rows = [_id_row(row) for row in indices]
+        indices = pad_sequence(rows, batch_first=True, padding_value=pad).to(input.device)
     target: Tensor = indicated(indices, input, dim, pad, xp=xp)
     return target
+
+
+def _id_row(row: Tensor) -> Tensor:
+    """In int64, because padding makes all rows the dtype of the first."""
+    check_tensors(indices=row)
+    if row.dim() != 1 or (row.numel() and not xp.isdtype(row.dtype, "integral")):
+        msg = f"`indices` as a list must hold 1-D integer tensors. Received: {row.dim()}-D, {row.dtype}."
+        raise TypeError(msg)
+    return row.long()
 
 
 def _of_matrix(matrix: Tensor, input: Tensor, dim: Axis) -> Tensor:
     """int8, with 2 where an entry is neither 0 nor 1, which makes the loss NaN."""
     check_matrix(matrix, input, dim, xp=xp)
-    entries = matrix.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
-    values = entries.values()
+    entries = matrix.to_sparse_coo()  # type: ignore[no-untyped-call]
+    values = entries._values()  # not coalesced: duplicates would add up to 2
     kinds = torch.where((values == 0) | (values == 1), values, 2).to(torch.int8)
-    rows, columns = entries.indices()
+    rows, columns = entries._indices()
     return torch.zeros(input.shape, dtype=torch.int8, device=kinds.device).index_put((rows, columns), kinds)
 
 
