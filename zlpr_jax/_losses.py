@@ -166,7 +166,7 @@ def _check_narrowed(ids: np.ndarray[Any, Any]) -> None:
 def _of_matrix(matrix: BCOO, scores: Array, axis: Axis) -> Array:
     """int8, with 2 where an entry is neither 0 nor 1, which makes the loss NaN."""
     check_matrix(matrix, scores, axis, xp=xp)
-    flat = matrix.update_layout(n_batch=0, on_inefficient=None)
+    flat = matrix.update_layout(n_batch=0, on_inefficient=None)  # type: ignore[arg-type]
     kinds = jnp.where(flat.data == 0, 0, jnp.where(flat.data == 1, 1, 2)).astype(jnp.int8)
     return jnp.zeros(matrix.shape, jnp.int8).at[flat.indices[:, 0], flat.indices[:, 1]].max(kinds, mode="drop")
 
