@@ -113,10 +113,14 @@ MUTANTS = {
         '("logits1", "logits2"), threshold, xp=xp)',
         '("logits1", "logits2"), xp=xp)',
     ),
-    "regret without its centre": (DIVERGENCES, "xp.where(close, mean, 0.0), total", "0.0 * mean, total"),
+    "regret without its centre": (
+        DIVERGENCES,
+        "_centred(contest, xp.where(close, mean, 0.0), close",
+        "_centred(contest, 0.0 * mean, close",
+    ),
     "regret by three logarithms": (
         DIVERGENCES,
-        "regret = xp.where(xp.squeeze(close, axis=axes), xp.squeeze(near, axis=axes), far)",
+        "regret = xp.where(xp.squeeze(close, axis=axes), near, far)",
         "regret = far",
     ),
     "masked labels weigh in the regret": (

@@ -276,64 +276,68 @@ def _bernoulli_kl(x: Any, y: Any, rise: Any, *, xp: Namespace) -> Any:
     return xp.where(near, close, grown - xp.where(up, -off, on) * rise)
 
 
+class _Contest(NamedTuple):
+    """What soft ZLPR of y against σ(2x) sums, its threshold's 1 apart."""
+
+    up: Terms  # σ(2x) e^-y
+    down: Terms  # σ(-2x) e^y
+    weight: Any  # 1 / (2 cosh x), their geometric mean
+    total: Any  # 1 + Σ weight
+    gap: Any  # x - y
+    axes: tuple[int, ...]
+
+
 def _regret(pair: _Pair, where: Array | None, *, xp: Namespace) -> Any:
     """Soft ZLPR of y against σ(2x), less its floor, each example in that of two ways that loses nothing."""
+    contest = _contest(pair, where, xp=xp)
     axes = pair.axes
-    up, down, weight = _pulls(pair, where, xp=xp)
-    total = 1 + xp.sum(weight, axis=axes, keepdims=True)
     gap = xp.where(abs(pair.gap) < 1e6, pair.gap, 0.0)  # beyond, nothing is close, and sums would overflow
-    mean = xp.sum(weight * gap, axis=axes, keepdims=True) / total
-    close = _within(up.logit, -mean, axes, xp=xp) & _within(down.logit, mean, axes, xp=xp)
-    near = xp.log1p(_centred(up, down, weight, pair.gap, xp.where(close, mean, 0.0), total, close, axes, xp=xp))
-    three = [log1p_sum_exp(side, axis=axes, xp=xp) for side in (up, down)]
-    far = three[0] + three[1] - 2 * xp.squeeze(xp.log(total), axis=axes)
-    regret = xp.where(xp.squeeze(close, axis=axes), xp.squeeze(near, axis=axes), far)
-    impossible = xp.max(xp.where(pair.q_alone, 1.0, 0.0 * weight), axis=axes, keepdims=True) > 0
+    mean = xp.sum(contest.weight * gap, axis=axes, keepdims=True) / contest.total
+    close = _within(contest.up, -mean, axes, xp=xp) & _within(contest.down, mean, axes, xp=xp)
+    near = xp.squeeze(xp.log1p(_centred(contest, xp.where(close, mean, 0.0), close, xp=xp)), axis=axes)
+    rise, fall = (log1p_sum_exp(side, axis=axes, xp=xp) for side in (contest.up, contest.down))
+    far = rise + fall - 2 * xp.squeeze(xp.log(contest.total), axis=axes)
+    impossible = xp.max(xp.where(pair.q_alone, 1.0, 0.0 * contest.weight), axis=axes, keepdims=True) > 0
+    regret = xp.where(xp.squeeze(close, axis=axes), near, far)
     return xp.where(xp.squeeze(impossible, axis=axes), inf, regret)
 
 
-def _pulls(pair: _Pair, where: Array | None, *, xp: Namespace) -> tuple[Terms, Terms, Any]:
-    """The terms ``σ(2x) e^-y`` and ``σ(-2x) e^y``, and ``w = 1 / (2 cosh x)``, their geometric mean."""
-    up = pair.x > 0
-    small = xp.exp(xp.where(up, -pair.x, pair.x))
+def _contest(pair: _Pair, where: Array | None, *, xp: Namespace) -> _Contest:
+    x, y = pair.x, pair.y
+    positive = x > 0
+    small = xp.exp(xp.where(positive, -x, x))
     share = kept(1 / (1 + small * small), where, xp=xp)
-    rise, rise_lost = subtract(xp.where(up, 0.0, 2 * pair.x), pair.y, pair.y.dtype, xp=xp)
-    fall, fall_lost = subtract(xp.where(up, -2 * pair.x, 0.0), -pair.y, pair.y.dtype, xp=xp)
-    return Terms(rise, share, rise_lost), Terms(fall, share, fall_lost), small * share
+    up, up_lost = subtract(xp.where(positive, 0.0, 2 * x), y, y.dtype, xp=xp)
+    down, down_lost = subtract(xp.where(positive, -2 * x, 0.0), -y, y.dtype, xp=xp)
+    weight = small * share
+    total = 1 + xp.sum(weight, axis=pair.axes, keepdims=True)
+    return _Contest(Terms(up, share, up_lost), Terms(down, share, down_lost), weight, total, pair.gap, pair.axes)
 
 
-def _within(logit: Any, shift: Any, axes: tuple[int, ...], *, xp: Namespace) -> Any:
+def _within(terms: Terms, shift: Any, axes: tuple[int, ...], *, xp: Namespace) -> Any:
     """Whether no term, that of the threshold included, is beyond ``e^30`` once shifted."""
-    highest = xp.max(logit, axis=axes, keepdims=True)
+    highest = xp.max(terms.logit, axis=axes, keepdims=True)
     return xp.where(highest > 0, highest, 0.0) + shift < 30
 
 
-def _centred(
-    up: Terms,
-    down: Terms,
-    weight: Any,
-    gap: Any,
-    mean: Any,
-    total: Any,
-    close: Any,
-    axes: tuple[int, ...],
-    *,
-    xp: Namespace,
-) -> Any:
+def _centred(contest: _Contest, mean: Any, close: Any, *, xp: Namespace) -> Any:
     """``E[e^(d - mean)] E[e^(mean - d)] - 1`` under w and the threshold's 1, with no first order left to cancel."""
-    centred = gap - mean
+    centred, weight = contest.gap - mean, contest.weight
     small = abs(centred) < 1
-    rise, fall = (xp.expm1(xp.where(small, x, 0.0)) for x in (centred, -centred))
     wide = close & ~small
-    high = xp.where(small, weight * rise, _shifted(up, -mean, wide, xp=xp) - weight)
-    low = xp.where(small, weight * fall, _shifted(down, mean, wide, xp=xp) - weight)
+    rise, fall = (xp.expm1(xp.where(small, x, 0.0)) for x in (centred, -centred))
+    high = xp.where(small, weight * rise, _shifted(contest.up, -mean, wide, xp=xp) - weight)
+    low = xp.where(small, weight * fall, _shifted(contest.down, mean, wide, xp=xp) - weight)
     both = xp.where(small, -weight * rise * fall, high + low)
     one_up, one_down = xp.expm1(-mean), xp.expm1(mean)  # the threshold's
     cells = ((both, -one_up * one_down), (high, one_up), (low, one_down))
-    second, first_up, first_down = ((xp.sum(c, axis=axes, keepdims=True) + one) / total for c, one in cells)
+    second, first_up, first_down = (
+        (xp.sum(c, axis=contest.axes, keepdims=True) + one) / contest.total for c, one in cells
+    )
     return xp.where(close, second + first_up * first_down, 0.0)
 
 
 def _shifted(terms: Terms, shift: Any, wanted: Any, *, xp: Namespace) -> Any:
+    """``terms`` times ``e^shift``; 1 where that is not wanted and might overflow."""
     moved, lost = subtract(terms.logit, -shift, terms.logit.dtype, xp=xp)
     return terms.weight * (1 + terms.lost + lost) * xp.exp(xp.where(wanted, moved, 0.0))
