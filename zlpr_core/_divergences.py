@@ -4,7 +4,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from ._checks import check_floating, check_options, check_positive, check_same_shape, class_axes
-from ._elementary import exp_beyond_line, logistic_gap, sigmoids, softplus
+from ._elementary import exp_beyond_line, exp_minus_one, logistic_gap, sigmoids, softplus
 from ._losses import kept, subtract, zlpr
 from ._namespace import infer
 from ._reduce import Terms, log1p_sum_exp
@@ -323,9 +323,9 @@ def _within(terms: Terms, shift: Any, axes: tuple[int, ...], *, xp: Namespace) -
 def _centred(contest: _Contest, mean: Any, close: Any, *, xp: Namespace) -> Any:
     """``E[e^(d - mean)] E[e^(mean - d)] - 1`` under w and the threshold's 1, with no first order left to cancel."""
     centred, weight = contest.gap - mean, contest.weight
-    small = abs(centred) < 1
+    small = abs(centred) < 2  # where the two ways meet at their best
     wide = close & ~small
-    rise, fall = (xp.expm1(xp.where(small, x, 0.0)) for x in (centred, -centred))
+    rise, fall = (exp_minus_one(xp.where(small, x, 0.0), xp=xp) for x in (centred, -centred))
     high = xp.where(small, weight * rise, _shifted(contest.up, -mean, wide, xp=xp) - weight)
     low = xp.where(small, weight * fall, _shifted(contest.down, mean, wide, xp=xp) - weight)
     both = xp.where(small, -weight * rise * fall, high + low)

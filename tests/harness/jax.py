@@ -3,6 +3,9 @@
 Without float64, and eagerly, where JAX compiles every operation for every shape by itself, it is judged in test_jax.py.
 """
 
+import os
+import tempfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +14,10 @@ import zlpr_jax
 from harness.base import ADAPTED, Backend, as_numpy, widened
 
 jax.config.update("jax_enable_x64", True)
+# pytest's workers inherit the environment, so that each program is compiled by one of them only
+CACHE = os.environ.setdefault("ZLPR_TEST_PROGRAMS", tempfile.mkdtemp(prefix="zlpr-"))
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 class Jax(Backend):
