@@ -130,8 +130,8 @@ def sparse_zlpr_loss(
 
     Examples:
       >>> logits = jnp.array([[2.0, -1.0, 0.0], [3.0, 1.0, -2.0]])
-      >>> print(sparse_zlpr_loss(logits, jnp.array([[0, -1], [0, 1]])).round(4))
-      [0.9889 0.4759]
+      >>> print(f"{sparse_zlpr_loss(logits, jnp.array([[0, -1], [0, 1]])).mean():.4f}")
+      0.7324
     """
     scores = jnp.asarray(logits)
     return zlpr_loss(
@@ -210,8 +210,8 @@ def rdrop_zlpr_loss(
 
     Examples:
       >>> first, second = jnp.array([[2.0, -1.0]]), jnp.array([[1.5, -0.5]])
-      >>> print(rdrop_zlpr_loss(first, second, jnp.array([[1, 0]])).round(4))
-      [0.6438]
+      >>> print(f"{rdrop_zlpr_loss(first, second, jnp.array([[1, 0]])).mean():.4f}")
+      0.6438
     """
     scores = jnp.asarray(logits1)
     targets, kept = prepare_targets(
