@@ -76,7 +76,7 @@ MUTANTS = {
     "half the entropy": (LOSSES, "= 2 * xp.squeeze", "= xp.squeeze"),
     "σ(s) for σ(2s)": ("zlpr_core/_decoding.py", "scale: float = 2.0", "scale: float = 1.0"),
     "predict at the threshold": ("zlpr_core/_decoding.py", "margin > 0", "margin >= 0"),
-    "narrow sum": ("zlpr_core/_namespace.py", 'getattr(xp, "__name__", None) in _NAIVE_SUM', "False"),
+    "narrow sum": ("zlpr_core/_namespace.py", "if name in _NAIVE_SUM else", "if False else"),
     "targets broadcast": ("zlpr_core/_checks.py", "if not same_shape(logits.shape, targets.shape)", "if False"),
     "smoothing forgets its half": (TARGETS, 'epsilon / 2 if mode == "symmetric"', 'epsilon if mode == "symmetric"'),
     "class ids off by one": (
