@@ -36,7 +36,7 @@ nox.options.sessions = ["lint", "types", "tests", "integrations", "readme", "doc
 def install(session: nox.Session, *wanted: str) -> None:
     """Requirements, and dependency groups by name, at the versions that are tested together."""
     requirements = [requirement for name in wanted for requirement in GROUPS.get(name, [name])]
-    session.install("-c", CONSTRAINTS, *requirements)
+    session.install("--no-compile", "-c", CONSTRAINTS, *requirements)  # most of what comes along is never imported
 
 
 def run_suite(session: nox.Session, backends: str, keras_backend: str = "", *arguments: str) -> None:
@@ -111,7 +111,7 @@ def build(session: nox.Session) -> None:
     shutil.copytree("tests", elsewhere / "tests")
     shutil.copy("pyproject.toml", elsewhere)
     session.chdir(elsewhere)
-    run_suite(session, "numpy,strict")
+    run_suite(session, "numpy")
 
 
 @nox.session(default=False)

@@ -1,7 +1,8 @@
 """Inputs worth computing everywhere: tables of examples that share a number of classes.
 
 Each is ``(logits, targets)`` with one row an example; integer targets are hard, floating ones soft. ``rounded`` makes
-them exact in a dtype, so that the oracle sees what the package sees.
+them exact in a dtype, so that the oracle sees what the package sees. Tables have the same few shapes, as a compiler
+takes its time for each.
 """
 
 import ml_dtypes
@@ -18,7 +19,7 @@ def _random(rows, classes, scale, density=0.3):
     return _rng.normal(0, scale, (rows, classes)), (_rng.random((rows, classes)) < density).astype(int)
 
 
-def _separable(margins, classes=8):
+def _separable(margins, classes=12):
     """Right by every margin: losses from log 2 down to 1e-30."""
     targets = np.tile(np.arange(classes) < 3, (len(margins), 1)).astype(int)
     spread = 1 + _rng.random((len(margins), classes)) / 50
@@ -48,14 +49,14 @@ def _wrong():
 
 
 TABLES = {
-    "golden": (np.asarray([GOLDEN_LOGITS] * 3), np.asarray([GOLDEN_HARD, [0] * 5, [1] * 5])),
+    "golden": (np.asarray([GOLDEN_LOGITS] * 6), np.asarray([GOLDEN_HARD, [0] * 5, [1] * 5, *np.eye(5, dtype=int)[:3]])),
     "golden soft": (np.asarray([GOLDEN_LOGITS]), np.asarray([GOLDEN_SOFT])),
     "one class": (np.asarray([[-80.0], [-1.0], [0.0], [2.0], [1e4]] * 2), np.asarray([[0]] * 5 + [[1]] * 5)),
     "one class soft": (np.asarray([[-80.0], [-1.0], [0.0], [2.0], [1e4]]), np.asarray([[0.3], [0.0], [1.0], [0.5], [0.9]])),
     "random": _random(6, 12, 3.0),
     "extreme": _random(6, 12, 4e3),
-    "none positive": (_random(3, 12, 20.0)[0], np.zeros((3, 12), int)),
-    "all positive": (_random(3, 12, 20.0)[0], np.ones((3, 12), int)),
+    "none positive": (_random(6, 12, 20.0)[0], np.zeros((6, 12), int)),
+    "all positive": (_random(6, 12, 20.0)[0], np.ones((6, 12), int)),
     "separable": _separable([0.0, 1.0, 10.0, 30.0, 45.0, 67.0]),
     "wrong": _wrong(),
     "soft": (_random(6, 12, 5.0)[0], _rng.random((6, 12))),
@@ -66,7 +67,7 @@ TABLES = {
     "wide": _wide(),
 }  # fmt: skip
 
-HALF_PRECISION_TABLES = {"float16 range": (_rng.uniform(-6e4, 6e4, (4, 12)), _random(4, 12, 1.0)[1])}
+HALF_PRECISION_TABLES = {"float16 range": (_rng.uniform(-6e4, 6e4, (6, 12)), _random(6, 12, 1.0)[1])}
 
 
 def rounded(values, dtype):

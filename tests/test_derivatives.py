@@ -47,11 +47,13 @@ def test_gradient(backend, mode, targets, options):
     np.testing.assert_allclose(got, true_gradient(targets, options), rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.spare
 def test_forward_mode(backend, mode, targets, options):
     got = backend.directional("jvp", LOGITS, targets, TANGENT, mode=mode, **options)
     np.testing.assert_allclose(got, np.sum(true_gradient(targets, options) * TANGENT), rtol=1e-12)
 
 
+@pytest.mark.spare
 def test_second_order(backend, mode, targets, options):
     rows = zip(LOGITS, targets.tolist(), full(options), strict=True)
     hessians = [np.asarray(oracle.zlpr_hessian(s, t, **o), float) for s, t, o in rows]
@@ -67,6 +69,7 @@ def test_gradient_in_floating_targets(backend, mode):
     np.testing.assert_allclose(got, true, rtol=1e-12)
 
 
+@pytest.mark.spare
 @pytest.mark.parametrize("wrt", ["targets", "weight", "pos_weight", "threshold"])
 def test_forward_and_second_order_in_the_other_arguments(backend, mode, targets, wrt):
     """Against central differences of the gradient that the tests around this one hold against the oracle."""
@@ -87,6 +90,7 @@ def test_forward_and_second_order_in_the_other_arguments(backend, mode, targets,
     np.testing.assert_allclose(jvp, np.sum(call(backend.grad, at) * TANGENT), rtol=1e-12)
 
 
+@pytest.mark.spare
 def test_gradient_in_weight(backend, mode, targets):
     weight = np.broadcast_to(WEIGHT, (3, 5))
     rows = zip(LOGITS, targets.tolist(), weight.tolist(), strict=True)
@@ -95,6 +99,7 @@ def test_gradient_in_weight(backend, mode, targets):
     np.testing.assert_allclose(got, true, rtol=1e-12)
 
 
+@pytest.mark.spare
 def test_gradient_in_threshold_is_minus_that_in_the_logits(backend, mode, targets):
     theta = np.asarray([[0.4], [-1.0], [3.0]])
     got = backend.grad(LOGITS, targets, wrt="threshold", mode=mode, threshold=theta)
@@ -102,6 +107,7 @@ def test_gradient_in_threshold_is_minus_that_in_the_logits(backend, mode, target
     np.testing.assert_allclose(got, true, rtol=1e-11, atol=1e-14)
 
 
+@pytest.mark.spare
 def test_extreme_logits_have_finite_derivatives(backend, dtype, mode):
     logits = np.asarray([[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, 1.0, -1.0]]) * 1e4
     for targets in ([[1, 0, 0, 1]] * 2, [[1.0, 0.0, 0.5, 0.5]] * 2):
@@ -113,6 +119,7 @@ def test_extreme_logits_have_finite_derivatives(backend, dtype, mode):
             assert np.isfinite(backend.grad(logits, targets, "float32", wrt="targets", mode=mode)).all()
 
 
+@pytest.mark.spare
 def test_inputs_are_not_modified(backend, dtype, mode):
     arguments = backend.problem(LOGITS, SOFT, dtype, weight=WEIGHT, where=np.ones((3, 5), bool), threshold=WEIGHT)
     before = {name: backend.numpy(tensor).copy() for name, tensor in arguments.items()}
@@ -138,6 +145,7 @@ def test_a_loss_scale_does_not_overflow(backend, wrt, scale):
         assert np.isfinite(backend.numpy(slope)).all()
 
 
+@pytest.mark.spare
 @pytest.mark.parametrize("wrt", ["logits", "weight", "threshold"])
 @pytest.mark.parametrize("targets", [HARD.astype(float), SOFT], ids=["hard", "soft"])
 def test_whatever_a_masked_cell_holds_stays_out_of_every_slope(backend, mode, wrt, targets):

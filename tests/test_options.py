@@ -45,6 +45,7 @@ def truth(logits, targets, options):
     return losses, grads, np.asarray([[float(push + pull) for pull, push in row] for row in parts])
 
 
+@pytest.mark.spare
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("targets", [HARD, SOFT], ids=["hard", "soft"])
 def test_options_match_oracle(backend, dtype, mode, name, targets, worst):
@@ -60,6 +61,7 @@ def test_options_match_oracle(backend, dtype, mode, name, targets, worst):
     )
 
 
+@pytest.mark.spare
 def test_a_small_loss_survives_the_threshold(backend, dtype, mode, worst):
     """Rounding s - θ alone would cost 4e-6 of the loss here."""
     logits, theta = rounded(np.linspace(-70, -20, 24).reshape(4, 6), dtype), rounded(0.3, "float32")
@@ -85,6 +87,7 @@ def test_axis(backend, mode, axis):
     assert backend.grad(logits, targets, mode=mode, axis=axis).shape == (3, 4, 5)
 
 
+@pytest.mark.spare
 def test_ten_thousand_classes_on_a_strided_axis(backend, dtype, mode, worst):
     """Where NumPy and TensorFlow add one by one."""
     logits, targets = np.full((10_000, 2), rounded(-7.3, dtype)), np.zeros((10_000, 2), int)
@@ -100,6 +103,7 @@ def test_no_batch_axis(backend, mode):
 
 
 @pytest.mark.needs("adapter")
+@pytest.mark.spare
 @pytest.mark.parametrize("targets", [HARD, SOFT], ids=["hard", "soft"])
 def test_label_smoothing(backend, dtype, mode, targets, worst):
     """In the dtype that computes, integer targets too."""
@@ -112,6 +116,7 @@ def test_label_smoothing(backend, dtype, mode, targets, worst):
     assert value_error(got, tenth, dtype).max() <= 1
 
 
+@pytest.mark.spare
 @pytest.mark.needs("adapter")
 @pytest.mark.parametrize(
     ("ignored", "kind"),

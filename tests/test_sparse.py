@@ -30,6 +30,7 @@ def sparse(backend, logits, ids, dtype="float64", **options):
     return backend.value("sparse_zlpr", dtype, logits=np.asarray(logits), indices=np.asarray(ids), **options)
 
 
+@pytest.mark.spare
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_equals_the_dense_loss(backend, dtype, mode, options):
     logits = rounded(LOGITS, dtype)
@@ -58,6 +59,7 @@ def test_slopes_are_those_of_the_dense_loss(backend, wrt):
     np.testing.assert_allclose(got, dense, rtol=1e-6, atol=1e-30)
 
 
+@pytest.mark.spare
 @pytest.mark.needs("autodiff")
 def test_forward_mode_and_second_order(backend, mode):
     tangent = RNG.normal(size=LOGITS.shape)
@@ -117,6 +119,7 @@ def test_shapes(backend, mode):
     np.testing.assert_array_equal(got.reshape(6), sparse(backend, LOGITS, IDS, mode=mode))
 
 
+@pytest.mark.spare
 @pytest.mark.parametrize("axis", [0, 1, (1, 2), (0, 2), (2, 0), (0, 1, 2)])
 def test_ids_count_the_cells_of_several_axes(backend, mode, axis):
     logits = RNG.normal(0, 3, (3, 4, 5))

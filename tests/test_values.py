@@ -59,7 +59,8 @@ def test_gradient_matches_oracle(backend, dtype, mode, name, worst):
 
 @pytest.mark.parametrize("kind", ["bool", "uint8", "int8", "int32", "int64", "float32"])
 @pytest.mark.parametrize("name", ["random", "separable", "wrong"])
-def test_hard_targets_of_every_kind_agree(backend, dtype, name, kind):
+def test_hard_targets_of_every_kind_agree(backend, name, kind):
+    dtype = "float32"
     logits, targets, losses, grads, sizes = table(name, dtype)
     got = backend.loss(logits, targets.astype(kind), dtype, target_dtype=kind)
     assert value_error(got, losses, dtype).max() <= 1

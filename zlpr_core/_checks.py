@@ -114,9 +114,10 @@ def check_fraction(argument: str, value: float, /) -> None:
 
 def check_positive(argument: str, value: Any, /, *, zero: bool = False) -> None:
     """A finite number above 0, or 0 itself where that is allowed; an array of one number is not looked at."""
-    if hasattr(value, "dtype") and value.shape == ():
+    number = isinstance(value, (int, float))
+    if not number and hasattr(value, "dtype") and value.shape == ():
         return
-    if not isinstance(value, (int, float)) or not 0 <= value < inf or (value == 0 and not zero):
+    if not number or not 0 <= value < inf or (value == 0 and not zero):
         msg = f"`{argument}` must be a {'non-negative' if zero else 'positive'} number. Received: {value!r}."
         raise ValueError(msg)
 

@@ -31,6 +31,9 @@ class Backend(ABC):
     tracing_modes = ()
     """The modes in which values cannot be looked at."""
 
+    joint_modes = ()
+    """The modes in which one program gives values and slopes in the logits, as compiling takes its time."""
+
     def __init__(self):
         self._programs = {}
 
@@ -66,8 +69,16 @@ class Backend(ABC):
         """Whether to spend time on this combination; every dtype and every mode is in one at least."""
         return True
 
+    def spares(self, dtype, mode):
+        """Whether to leave this combination to others in tests that are marked so."""
+        return False
+
     def gradient(self, function, x):
         """Of a scalar function."""
+        raise NotImplementedError
+
+    def value_and_gradients(self, function, tensors):
+        """Of one value an example: the values, and by name the gradients of their sum."""
         raise NotImplementedError
 
     def jvp(self, function, x, tangent):
@@ -83,6 +94,8 @@ class Backend(ABC):
 
     def native_value(self, name, dtype="float64", *, mode=None, target_dtype=None, **arguments):
         tensors, fixed = _split(self.tensors(dtype, target_dtype, **arguments))
+        if self._joint(name, mode):
+            return self._program(name, "both", "", mode, fixed)(tensors)[0]
         return self._program(name, "value", "", mode, fixed)(tensors)
 
     def slope(self, name, wrt, dtype="float64", **arguments):
@@ -91,6 +104,8 @@ class Backend(ABC):
 
     def native_slope(self, name, wrt, dtype="float64", *, mode=None, target_dtype=None, **arguments):
         tensors, fixed = _split(self.tensors(dtype, target_dtype, **arguments))
+        if wrt in LOGITS and self._joint(name, mode):
+            return self._program(name, "both", "", mode, fixed)(tensors)[1][wrt]
         return self._program(name, "gradient", wrt, mode, fixed)(tensors)
 
     def along(self, name, product, wrt, tangent, dtype="float64", *, mode=None, target_dtype=None, **arguments):
@@ -130,6 +145,9 @@ class Backend(ABC):
         arguments = {"logits": np.asarray(logits), "targets": np.asarray(targets), **options}
         return self.along("zlpr", product, wrt, tangent, dtype, **arguments)
 
+    def _joint(self, name, mode):
+        return name != "zlpr_terms" and (mode or self.default_mode) in self.joint_modes
+
     def _program(self, name, kind, wrt, mode, fixed):
         """Kept, so that a compiler meets each combination of shapes and dtypes once."""
         mode = mode or self.default_mode
@@ -146,7 +164,11 @@ class Backend(ABC):
         def differentiated(tensors, *tangent):
             return getattr(self, kind)(lambda x: self.total(value({**tensors, wrt: x})), tensors[wrt], *tangent)
 
-        return value if kind == "value" else differentiated
+        def both(tensors):
+            logits = {k: x for k, x in tensors.items() if k in LOGITS}
+            return self.value_and_gradients(lambda moved: value({**tensors, **moved}), logits)
+
+        return {"value": value, "both": both}.get(kind, differentiated)
 
     def total(self, losses):
         return losses.sum()

@@ -25,6 +25,7 @@ class Jax(Backend):
     modes = ("jit",)
     default_mode = "jit"
     tracing_modes = ("jit",)
+    joint_modes = ("jit",)
 
     def native(self, values, dtype):
         return jnp.asarray(as_numpy(values, dtype))
@@ -44,8 +45,20 @@ class Jax(Backend):
     def compiled(self, function, mode):
         return jax.jit(function) if mode == "jit" else function
 
+    def spares(self, dtype, mode):
+        """Half precision is widened on entry, as the tables of values and edges judge it."""
+        return dtype in ("float16", "bfloat16")
+
     def gradient(self, function, x):
         return jax.grad(function)(x)
+
+    def value_and_gradients(self, function, tensors):
+        def total(tensors):
+            values = function(tensors)
+            return values.sum(), values
+
+        (_, values), gradients = jax.value_and_grad(total, has_aux=True)(tensors)
+        return values, gradients
 
     def jvp(self, function, x, tangent):
         return jax.jvp(function, (x,), (tangent,))[1]

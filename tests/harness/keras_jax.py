@@ -8,7 +8,10 @@ class KerasOnJax(KerasFunctions, Jax):
     name = "keras-jax"
 
     def covers(self, dtype, mode):
-        return dtype in ("bfloat16", "float32")  # every compilation takes its time; the rest is judged as "jax"
+        return dtype == "float32"  # compiling takes its time: "jax" judges what XLA does, "tf" how dtypes are treated
+
+    def spares(self, dtype, mode):
+        return True
 
 
 def make(name):

@@ -11,6 +11,7 @@ class TensorFlow(KerasFunctions, Backend):
     name = "tf"
     modes = ("eager", "function", "xla")
     tracing_modes = ("function", "xla")
+    joint_modes = ("function", "xla")
 
     def native(self, values, dtype):
         return tf.constant(as_numpy(values, dtype))
@@ -31,11 +32,21 @@ class TensorFlow(KerasFunctions, Backend):
         """A graph runs the kernels of the eager mode; XLA, judged in every dtype as "jax" too, takes its time."""
         return mode == "eager" or dtype in {"function": ("float32",), "xla": ("float32",)}[mode]
 
+    def spares(self, dtype, mode):
+        """What XLA makes of a formula is judged as "jax"."""
+        return mode == "xla"
+
     def gradient(self, function, x):
         with tf.GradientTape() as tape:
             tape.watch(x)
             value = function(x)
         return tape.gradient(value, x)
+
+    def value_and_gradients(self, function, tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            values = function(tensors)
+        return values, tape.gradient(values, tensors)
 
     def jvp(self, function, x, tangent):
         with tf.autodiff.ForwardAccumulator(x, tangent) as accumulator:
