@@ -28,6 +28,7 @@ _APART = RNG.uniform(-4, 4, (60, 1))
 PAIRS = {  # of the same few shapes, as a compiler takes its time for each
     "random": (BASE, RNG.normal(0, 3, BASE.shape)),
     "equal": (BASE, BASE),
+    "many": (RNG.normal(0, 4, (200, 8)), RNG.normal(0, 4, (200, 8))),
     "near": (BASE, BASE + RNG.normal(0, 1e-3, BASE.shape)),
     "a rounding apart": (BASE, np.nextafter(BASE.astype(np.float32), np.float32(9)).astype(float)),
     "shifted": (BASE, BASE + 0.01),
@@ -70,6 +71,7 @@ def truth(name, pair, dtype, scale):
     return p, q, values, slopes
 
 
+@pytest.mark.spare
 @pytest.mark.parametrize("pair", PAIRS)
 @by_scale
 def test_value_matches_oracle(backend, dtype, mode, name, scale, pair, worst):
@@ -78,6 +80,7 @@ def test_value_matches_oracle(backend, dtype, mode, name, scale, pair, worst):
     worst("value", backend, dtype, value_error(got, values, dtype))
 
 
+@pytest.mark.spare
 @pytest.mark.needs("autodiff")
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if not pair.startswith("wide")])
 @pytest.mark.parametrize("wrt", ["p_logits", "q_logits"])
@@ -137,6 +140,18 @@ def test_equal_to_the_last_bit_is_zero_and_a_bit_less_is_not(backend, name):
     np.testing.assert_array_equal(backend.value(name, dtype, p_logits=p, q_logits=p), 0)
     moved = p + rounded(0.125 * np.abs(p), dtype)
     assert (backend.value(name, dtype, p_logits=p, q_logits=rounded(moved, dtype)) > 0).all()
+
+
+@by_function
+def test_half_precision_computes_in_float32(backend, name):
+    for half in {"float16", "bfloat16"}.intersection(backend.dtypes):
+        logits = dict(zip(("p_logits", "q_logits"), (rounded(x, half) for x in PAIRS["random"]), strict=True))
+        values = backend.native_value(name, half, **logits)
+        assert backend.dtype_name(values) == "float32"
+        np.testing.assert_allclose(backend.numpy(values), backend.value(name, "float32", **logits), rtol=5e-7)
+        if backend.autodiff:
+            slopes, wide = backend.slope(name, "q_logits", half, **logits), backend.slope(name, "q_logits", **logits)
+            np.testing.assert_allclose(slopes, wide, rtol=1e-3 if half == "float16" else 8e-3, atol=1e-7)
 
 
 @by_function

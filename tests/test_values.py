@@ -77,7 +77,8 @@ def test_golden_values(backend, name):
 @pytest.mark.parametrize("name", GOLDEN_GRAD)
 def test_golden_gradients(backend, name):
     got = backend.grad([GOLDEN_LOGITS], [GOLDEN[name][0]])
-    np.testing.assert_allclose(got, [GOLDEN_GRAD[name]], rtol=1e-14)
+    # soft: the difference of two parts, which rounds as they do
+    np.testing.assert_allclose(got, [GOLDEN_GRAD[name]], rtol=1e-14, atol=2e-16 if name == "soft" else 0)
 
 
 def test_golden_far_out(backend):

@@ -9,7 +9,7 @@ from ._losses import kept, subtract, zlpr
 from ._namespace import infer
 from ._reduce import Terms, log1p_sum_exp
 from ._targets import compute_dtype
-from ._typing import Array, ArrayT, Axis, Namespace
+from ._typing import Array, ArrayT, Axis, Extended, Namespace
 
 
 def kl_divergence(
@@ -287,7 +287,7 @@ class _Contest(NamedTuple):
     axes: tuple[int, ...]
 
 
-def _regret(pair: _Pair, where: Array | None, *, xp: Namespace) -> Any:
+def _regret(pair: _Pair, where: Array | None, *, xp: Extended) -> Any:
     """Soft ZLPR of y against σ(2x), less its floor, each example in that of two ways that loses nothing."""
     contest = _contest(pair, where, xp=xp)
     axes = pair.axes
@@ -298,7 +298,9 @@ def _regret(pair: _Pair, where: Array | None, *, xp: Namespace) -> Any:
     rise, fall = (log1p_sum_exp(side, axis=axes, xp=xp) for side in (contest.up, contest.down))
     far = rise + fall - 2 * xp.squeeze(xp.log(contest.total), axis=axes)
     impossible = xp.max(xp.where(pair.q_alone, 1.0, 0.0 * contest.weight), axis=axes, keepdims=True) > 0
-    regret = xp.where(xp.squeeze(close, axis=axes), near, far)
+    # the value from where nothing cancels, the slopes from where every part of them is a share of a sum
+    slopes = far - xp.stop_gradient(xp.where(far < inf, far, 0.0))
+    regret = xp.where(xp.squeeze(close, axis=axes), xp.stop_gradient(near) + slopes, far)
     return xp.where(xp.squeeze(impossible, axis=axes), inf, regret)
 
 

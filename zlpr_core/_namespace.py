@@ -26,7 +26,13 @@ def namespace_from(library: Any, **own: Any) -> Extended:
     def mark(ids: Any, classes: int, /) -> Any:
         return _marked_slot_by_slot(library, ids, classes)
 
-    ours = {"dialect": {}, "mark": mark, "shape_of": lambda x, ids: x.shape, "compiling": lambda: False}
+    ours = {
+        "dialect": {},
+        "mark": mark,
+        "shape_of": lambda x, ids: x.shape,
+        "stop_gradient": lambda x: x,
+        "compiling": lambda: False,
+    }
     return cast("Extended", SimpleNamespace(**{**taken, **ours, **own}))
 
 

@@ -87,5 +87,8 @@ class Extended(Namespace, Protocol):
     def shape_of(self, x: Any, ids: Any, /) -> Any:
         """The shape; a size that is unknown while tracing as something to reshape by and to compare ``ids`` with."""
 
+    def stop_gradient(self, x: Any, /) -> Any:
+        """The same values, which automatic differentiation takes for constants."""
+
     def compiling(self) -> bool:
         """Whether values cannot be looked at, where the attempt would not be answered by an exception."""

@@ -90,5 +90,6 @@ xp = namespace_from(
     asarray=_asarray,
     mark=_mark,
     shape_of=_shape_of,
+    stop_gradient=ops.stop_gradient,
     dialect={"targets": "labels"},
 )

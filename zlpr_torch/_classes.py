@@ -11,7 +11,8 @@ from zlpr_core._checks import check_fraction, check_positive
 from zlpr_core._typing import Axis
 
 from ._divergences import kl_divergence, symmetric_kl_divergence
-from ._losses import Reduction, check_reduction, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
+from ._fused import Reduction
+from ._losses import check_reduction, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
 
 
 class _Module(nn.Module):

@@ -5,20 +5,20 @@ The derivative is autograd's own of the core's formula, which gives both modes, 
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import zlpr_core
+from zlpr_core._checks import check_options, class_axes
 from zlpr_core._indices import check_matrix, indicated
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
+from ._fused import Reduction, loss, reduce
 from ._namespace import xp
-
-Reduction: TypeAlias = Literal["mean", "sum", "none"]
+from ._rows import Options
 
 
 def zlpr_loss(
@@ -78,18 +78,12 @@ def zlpr_loss(
         (0.9889..., tensor([[-0.1192,  0.1554,  0.4223]]))
     """
     check_reduction(reduction)
-    positive, negative = zlpr_terms(
-        input,
-        target,
-        dim=dim,
-        mask=mask,
-        weight=weight,
-        pos_weight=pos_weight,
-        threshold=threshold,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
+    check_tensors(input=input, target=target)
+    target, mask = prepare_targets(
+        target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
     )
-    return reduce(positive + negative, reduction)
+    check_options(input, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
+    return loss(input, target, class_axes(input, dim, xp=xp), Options(mask, weight, pos_weight, threshold), reduction)
 
 
 def sparse_zlpr_loss(
@@ -285,12 +279,6 @@ def zlpr_terms(
     return zlpr_core.zlpr_terms(
         input, target, axis=dim, where=mask, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp
     )
-
-
-def reduce(loss: Tensor, reduction: Reduction) -> Tensor:
-    if reduction == "none":
-        return loss
-    return loss.sum() if reduction == "sum" else loss.mean()
 
 
 def check_reduction(reduction: str) -> None:

@@ -27,6 +27,7 @@ xp = namespace_from(
     sum=_sum,
     floor=_floor,
     mark=_mark,
+    stop_gradient=torch.Tensor.detach,
     compiling=torch.compiler.is_compiling,  # where a look at values would break the graph
     dialect={
         "logits": "input",

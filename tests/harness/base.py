@@ -146,7 +146,7 @@ class Backend(ABC):
         return self.along("zlpr", product, wrt, tangent, dtype, **arguments)
 
     def _joint(self, name, mode):
-        return name != "zlpr_terms" and (mode or self.default_mode) in self.joint_modes
+        return name not in ("zlpr_terms", "rdrop_zlpr") and (mode or self.default_mode) in self.joint_modes
 
     def _program(self, name, kind, wrt, mode, fixed):
         """Kept, so that a compiler meets each combination of shapes and dtypes once."""

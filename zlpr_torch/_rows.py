@@ -1,0 +1,50 @@
+"""Cells as rows of classes, which is how the kernels want them."""
+
+from math import prod
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Options(NamedTuple):
+    """What the core calls so; each is absent, a number, or a tensor that broadcasts to the logits."""
+
+    where: Tensor | None = None
+    weight: Tensor | float | None = None
+    pos_weight: Tensor | float | None = None
+    threshold: Tensor | float = 0.0
+
+    def tensors(self) -> list[Tensor]:
+        return [option for option in self if isinstance(option, Tensor)]
+
+    def absent(self) -> bool:
+        no_threshold = not isinstance(self.threshold, Tensor) and self.threshold == 0
+        return no_threshold and self.where is self.weight is self.pos_weight is None
+
+
+class Rows:
+    """The shape of some logits with the axes of their classes."""
+
+    def __init__(self, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+        self.shape, self.axes = shape, axes
+        self.batch = [n for axis, n in enumerate(shape) if axis not in axes]
+        self.flat = prod(self.batch), prod(shape[axis] for axis in axes)
+        self.already = len(shape) == 2 and axes == (1,)
+
+    def of(self, cells: Tensor) -> Tensor:
+        """[rows, classes]: a view where one is possible."""
+        if self.already:
+            return cells
+        return cells.movedim(self.axes, self._last()).reshape(self.flat)
+
+    def of_options(self, options: Options) -> Options:
+        return Options._make(self.of(x.expand(self.shape)) if isinstance(x, Tensor) else x for x in options)
+
+    def back(self, cells: Tensor) -> Tensor:
+        if self.already:
+            return cells
+        classes = [self.shape[axis] for axis in self.axes]
+        return cells.reshape(*self.batch, *classes).movedim(self._last(), self.axes)
+
+    def _last(self) -> Any:
+        return tuple(range(-len(self.axes), 0))
