@@ -14,7 +14,7 @@ CONSTRAINTS = str(Path("constraints.txt").absolute())
 # session: (what to install beside the project and the test tools, backends of the suite, Keras's own backend)
 BACKENDS: dict[str, tuple[list[str], str, str]] = {
     "core": ([], "numpy,strict", ""),
-    "torch": ([".[torch]"], "torch", ""),
+    "torch": ([".[torch]"], "torch,torch-plain", ""),
     "jax": ([".[jax]", "jax"], "jax", ""),
     "tf": (["tf"], "tf", "tensorflow"),
     "keras-jax": ([".[jax]", "keras"], "keras-jax", "jax"),
@@ -23,20 +23,29 @@ BACKENDS: dict[str, tuple[list[str], str, str]] = {
 INTEGRATIONS = {
     "core": ["numpy-users"],
     "torch": [".[torch]", "torch-users"],
+    "triton": [".[torch]", "triton"],
     "jax": [".[jax]", "jax-users"],
     "tf": ["tf"],
 }
+BENCH = {"torch": [".[torch]"], "jax": [".[jax]", "jax"], "tf": ["tf"]}
 DEMO = {"torch": [".[torch]"], "jax": [".[jax]", "jax"], "keras": [".", "tf"]}
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "integrations", "readme", "docs", "build"]
+nox.options.sessions = ["lint", "types", "tests", "readme", "docs", "build"]
 
 
 def install(session: nox.Session, *wanted: str) -> None:
     """Requirements, and dependency groups by name, at the versions that are tested together."""
     requirements = [requirement for name in wanted for requirement in GROUPS.get(name, [name])]
     session.install("--no-compile", "-c", CONSTRAINTS, *requirements)  # most of what comes along is never imported
+
+
+def install_peers(session: nox.Session, framework: str) -> None:
+    """What the benchmark needs beside the framework; timm alone, as it wants a torchvision that matches torch."""
+    install(session, "bench")
+    if framework == "torch":
+        session.install("--no-compile", "--no-deps", "-c", CONSTRAINTS, "timm")
 
 
 def run_suite(session: nox.Session, backends: str, keras_backend: str = "", *arguments: str) -> None:
@@ -82,6 +91,8 @@ def tests(session: nox.Session, backend: str) -> None:
 def integrations(session: nox.Session, backend: str) -> None:
     """The real trainers, exporters and optimisers that users have, and every recipe of the documentation for them."""
     install(session, ".", *INTEGRATIONS[backend], "test")
+    if backend in BENCH:
+        install_peers(session, backend)
     session.run("pytest", "-n2", f"tests/integrations/{backend}", *session.posargs, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
@@ -119,6 +130,15 @@ def mutants(session: nox.Session) -> None:
     """Break the maths in one line, many ways, and see the suite notice each."""
     install(session, ".", "test")
     session.run("python", "tests/mutants.py", *session.posargs)
+
+
+@nox.session(default=False)
+@nox.parametrize("framework", list(BENCH), ids=list(BENCH))
+def bench(session: nox.Session, framework: str) -> None:
+    """Time and memory beside the losses that users come from: ``-- --quick`` for a look."""
+    install(session, ".", *BENCH[framework])
+    install_peers(session, framework)
+    session.run("python", "benchmarks/run.py", "--framework", framework, *session.posargs)
 
 
 @nox.session(default=False)

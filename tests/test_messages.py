@@ -26,7 +26,7 @@ SHAPES = [
 
 
 def expected(backend, text):
-    family = {"numpy": "core", "strict": "core", "torch": "torch"}.get(backend.name, "jax")
+    family = {"numpy": "core", "strict": "core", "torch": "torch", "torch-plain": "torch"}.get(backend.name, "jax")
     return text.format(**NAMES[family])
 
 

@@ -19,7 +19,7 @@ WEIGHTS = {"weight": None, "pos_weight": None, "threshold": 0.0}
 COMMON, TORCH = {"axis": -1, "where": None}, {"dim": -1, "mask": None}
 SMOOTH, IGNORE, MEAN = {"label_smoothing": 0.0}, {"ignore_index": None}, {"reduction": "mean"}
 RDROP, SCALE, PAD, XP = {"alpha": 4.0, "scale": 1.0}, {"scale": 1.0}, {"pad": -1}, {"xp": None}
-PAIR = ["p_logits", "q_logits"]
+PAIR, IMPL = ["p_logits", "q_logits"], {"impl": "auto"}
 SIGNATURES = {
     ("zlpr_core", "zlpr"): (["logits", "targets"], COMMON | WEIGHTS | XP),
     ("zlpr_core", "zlpr_terms"): (["logits", "targets"], COMMON | WEIGHTS | XP),
@@ -29,9 +29,9 @@ SIGNATURES = {
     ("zlpr_core", "rdrop_zlpr"): (["logits1", "logits2", "targets"], RDROP | COMMON | WEIGHTS | XP),
     **{(core, name): (PAIR, COMMON | SCALE | XP) for core in ("zlpr_core", "zlpr_jax", "zlpr_tf") for name in ("kl_divergence", "symmetric_kl_divergence")},
     **{(core, "zlpr_divergence"): (PAIR, COMMON | XP) for core in ("zlpr_core", "zlpr_jax", "zlpr_tf")},
-    ("zlpr_torch", "zlpr_loss"): (["input", "target"], TORCH | WEIGHTS | SMOOTH | IGNORE | MEAN),
+    ("zlpr_torch", "zlpr_loss"): (["input", "target"], TORCH | WEIGHTS | SMOOTH | IGNORE | MEAN | IMPL),
     ("zlpr_torch", "zlpr_terms"): (["input", "target"], TORCH | WEIGHTS | SMOOTH | IGNORE),
-    ("zlpr_torch", "sparse_zlpr_loss"): (["input", "indices"], TORCH | WEIGHTS | SMOOTH | PAD | MEAN),
+    ("zlpr_torch", "sparse_zlpr_loss"): (["input", "indices"], TORCH | WEIGHTS | SMOOTH | PAD | MEAN | IMPL),
     ("zlpr_torch", "rdrop_zlpr_loss"): (["input1", "input2", "target"], RDROP | TORCH | WEIGHTS | SMOOTH | IGNORE | MEAN),
     ("zlpr_torch", "kl_divergence"): (PAIR, TORCH | SCALE | MEAN),
     ("zlpr_torch", "symmetric_kl_divergence"): (PAIR, TORCH | SCALE | MEAN),

@@ -1,6 +1,6 @@
 """ZLPR as JAX functions, in optax's manner: ``(logits, labels)`` to one value per example.
 
-The derivative is JAX's own of the core's formula, so ``grad``, ``jvp``, ``hessian``, ``vmap`` and ``jit`` all hold.
+``grad``, ``jvp``, ``hessian``, ``vmap`` and ``jit`` all hold: derivatives are JAX's own of the core's formulas.
 """
 
 from typing import Any
@@ -19,6 +19,7 @@ from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from ._namespace import xp
+from ._rule import zlpr
 
 
 def zlpr_loss(
@@ -73,18 +74,19 @@ def zlpr_loss(
       >>> zlpr_loss(jnp.array([[2.0, -1.0, 0.0]]), jnp.array([[1, 0, 0]])).round(4)
       Array([0.98889995], dtype=float32)
     """
-    positive, negative = zlpr_terms(
-        logits,
-        labels,
-        axis=axis,
-        where=where,
-        weight=weight,
-        pos_weight=pos_weight,
-        threshold=threshold,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
+    scores = jnp.asarray(logits)
+    targets, kept = prepare_targets(
+        jnp.asarray(labels), _array(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
     )
-    return positive + negative
+    return zlpr(
+        scores,
+        targets=targets,
+        axis=axis,
+        where=kept,
+        weight=_array(weight),
+        pos_weight=_array(pos_weight),
+        threshold=_array(threshold),
+    )
 
 
 def sparse_zlpr_loss(

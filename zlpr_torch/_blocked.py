@@ -5,6 +5,7 @@ the logits. The sums are taken without a shift, by arithmetic and one exponentia
 exact (a sum near the end of the dtype's range, a target that is not legal) are computed again by the core.
 """
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +17,10 @@ import zlpr_core
 from ._namespace import xp
 from ._rows import Options
 
-CELLS = 2**18
+CELLS = 2**19
 """In a block: more of them leave the cache, fewer cost more calls than arithmetic."""
+
+_thread = threading.local()
 
 State = list[Tensor]
 """The gradient for the upstream that was expected, until a backward takes it; a second one computes it anew."""
@@ -53,7 +56,7 @@ class _Sweep:
 
     def run(self, options: Options) -> State:
         left = self.quickly() if options.absent() else torch.arange(len(self.logits))
-        for rows in torch.split(left, self.step):
+        for rows in () if left is None else torch.split(left, self.step):
             self.by_core(rows, {k: v[rows] if isinstance(v, Tensor) else v for k, v in options._asdict().items()})
         return [] if self.gradient is None else [self.gradient]
 
@@ -61,33 +64,50 @@ class _Sweep:
         """``upstream`` of some rows, as a column."""
         return self.upstream[rows].unsqueeze(1) if isinstance(self.upstream, Tensor) else self.upstream
 
-    def quickly(self) -> Tensor:
-        """Every row; returns those that have to be computed again."""
+    def quickly(self) -> Tensor | None:
+        """Every row; returns those that have to be computed again, if any."""
         sums = torch.empty((2, len(self.logits), 1), dtype=self.wide)
-        exact = torch.ones(len(self.logits), dtype=torch.bool)
-        for rows, negative, positive in self.blocks():
-            _exponentials(self.logits[rows], self.targets[rows], negative, positive, exact[rows])
+        ends = (
+            None if self.targets.dtype == torch.bool else torch.empty((2, len(self.logits)), dtype=self.targets.dtype)
+        )
+        for rows, negative, positive, spare in self.blocks():
+            _exponentials(self.logits[rows], self.targets[rows], negative, positive, spare)
             torch.sum(positive, dim=1, keepdim=True, out=sums[0, rows])
             torch.sum(negative, dim=1, keepdim=True, out=sums[1, rows])
+            if ends is not None:
+                torch.amin(self.targets[rows], dim=1, out=ends[0, rows])
+                torch.amax(self.targets[rows], dim=1, out=ends[1, rows])
             if self.gradient is not None:
                 pull, push = self.weighted(rows) / (1 + sums[:, rows])
                 negative.mul_(push).addcmul_(positive, pull, value=-1)
                 if self.gradient.dtype != self.wide:
                     self.gradient[rows] = negative
         torch.sum(torch.log1p(sums.squeeze(2)), dim=0, out=self.losses)
-        # below the square root of the largest number, the reciprocals above and their products are normal numbers
-        exact &= (sums < torch.finfo(self.wide).max ** 0.5).all(dim=0).squeeze(1)
-        return _where_not(exact)
+        return self.inexact(sums, ends)
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Slices of the rows, each with room for two arrays: in the gradient itself, where it has the dtype."""
+    def inexact(self, sums: Tensor, ends: Tensor | None) -> Tensor | None:
+        """Rows with a sum that is out of range, or a target."""
+        # below the square root of the largest number, the reciprocals above and their products are normal numbers
+        limit = torch.finfo(self.wide).max ** 0.5
+        slack = 8 * torch.finfo(self.targets.dtype).eps if self.targets.is_floating_point() else 0
+        if not sums.numel() or (
+            sums.max() < limit and (ends is None or (ends[0].min() >= -slack and ends[1].max() <= 1 + slack))
+        ):
+            return None
+        exact: Tensor = (sums < limit).all(dim=0).squeeze(1)
+        if ends is not None:
+            exact &= (ends[0] >= -slack) & (ends[1] <= 1 + slack)
+        return (~exact).nonzero().squeeze(1)
+
+    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Slices of the rows, each with room for three arrays: in the gradient itself, where it has the dtype."""
         rows, classes = self.logits.shape
-        room = torch.empty((2, min(self.step, rows), classes), dtype=self.wide)
-        gradient = self.gradient if self.logits.dtype == self.wide else None
+        in_place = self.logits.dtype == self.wide
+        room = _room(min(self.step, rows) * classes, self.wide).view(3, -1, classes)
         for start in range(0, rows, self.step):
             block = slice(start, min(start + self.step, rows))
-            one, other = room[:, : block.stop - start]
-            yield block, one if gradient is None else gradient[block], other
+            positive, spare, one = room[:, : block.stop - start]
+            yield block, self.gradient[block] if in_place and self.gradient is not None else one, positive, spare
 
     def by_core(self, rows: Tensor, options: dict[str, Any]) -> None:
         """Some rows, whatever they hold."""
@@ -98,34 +118,29 @@ class _Sweep:
             self.gradient[rows] = (self.weighted(rows) * share).to(self.gradient.dtype)
 
 
-def _exponentials(logits: Tensor, targets: Tensor, negative: Tensor, positive: Tensor, exact: Tensor) -> None:
+def _room(cells: int, dtype: torch.dtype) -> Tensor:
+    """Three arrays, which stay with the thread: for small ones the system takes longer than the arithmetic."""
+    kept: Tensor | None = getattr(_thread, str(dtype), None)
+    if kept is None or kept.numel() < 3 * cells:
+        with torch.inference_mode(mode=False):  # for calls outside of it, too
+            kept = torch.empty(3 * cells, dtype=dtype)
+        if cells <= CELLS:
+            setattr(_thread, str(dtype), kept)
+    return kept[: 3 * cells]
+
+
+def _exponentials(logits: Tensor, targets: Tensor, negative: Tensor, positive: Tensor, spare: Tensor) -> None:
     """``(1 - t) e^s`` into ``negative`` and ``t e^-s`` into ``positive``."""
     if targets.is_floating_point():
-        _soft(logits, targets, negative, positive)
-        slack = 8 * torch.finfo(targets.dtype).eps
-        torch.logical_and(targets.amin(dim=1) >= -slack, targets.amax(dim=1) <= 1 + slack, out=exact)
-        return
-    positive.copy_(targets.view(torch.uint8) if targets.dtype == torch.bool else targets)
-    if targets.dtype != torch.bool:
-        torch.logical_and(positive.amin(dim=1) >= 0, positive.amax(dim=1) <= 1, out=exact)
-    _hard(logits, negative, positive)
-
-
-def _hard(logits: Tensor, negative: Tensor, positive: Tensor) -> None:
-    """In each cell one of the two, e^-s or e^s; ``positive`` holds the targets."""
-    torch.sub(1, positive, alpha=2, out=negative)
-    negative.mul_(logits).exp_()
-    positive.mul_(negative)
-    negative.sub_(positive)  # exact: a number from itself or nothing from it
-
-
-def _soft(logits: Tensor, targets: Tensor, negative: Tensor, positive: Tensor) -> None:
-    share = targets.to(negative.dtype).clamp(0, 1)
-    torch.exp(logits.to(negative.dtype), out=negative)
-    torch.reciprocal(negative, out=positive).mul_(share)
-    negative.mul_(torch.sub(1, share, out=share))
-
-
-def _where_not(condition: Tensor) -> Tensor:
-    """Indices, found only when there are some."""
-    return torch.empty(0, dtype=torch.long) if bool(condition.all()) else (~condition).nonzero().squeeze(1)
+        share = (
+            torch.clamp(targets, 0, 1, out=spare) if targets.dtype == spare.dtype else spare.copy_(targets).clamp_(0, 1)
+        )
+        torch.exp(negative.copy_(logits) if logits.dtype != spare.dtype else logits, out=negative)
+        torch.reciprocal(negative, out=positive).mul_(share)
+        negative.mul_(torch.sub(1, share, out=share))
+    else:  # in each cell one of the two, e^-s or e^s
+        positive.copy_(targets.view(torch.uint8) if targets.dtype == torch.bool else targets)
+        torch.sub(1, positive, alpha=2, out=negative)
+        negative.mul_(logits).exp_()
+        positive.mul_(negative)
+        negative.sub_(positive)  # exact: a number from itself, or nothing from it

@@ -11,7 +11,7 @@ from zlpr_core._checks import check_fraction, check_positive
 from zlpr_core._typing import Axis
 
 from ._divergences import kl_divergence, symmetric_kl_divergence
-from ._fused import Reduction
+from ._fused import Implementation, Reduction, check_implementation
 from ._losses import check_reduction, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
 
 
@@ -21,6 +21,7 @@ class _Module(nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__()
         check_reduction(options["reduction"])
+        check_implementation(options.get("impl", "auto"))
         for name, value in options.items():
             _hold(self, name, value)
         self._names = tuple(options)
@@ -62,7 +63,7 @@ class ZLPRLoss(_Loss):
         - output: scalar, or :math:`(*)` with ``reduction="none"``
 
     Raises:
-        ValueError: an unknown ``reduction``, a negative weight, a ``label_smoothing`` outside [0, 1].
+        ValueError: an unknown ``reduction`` or ``impl``, a negative weight, a ``label_smoothing`` outside [0, 1].
 
     Example:
         >>> criterion = ZLPRLoss()
@@ -82,6 +83,7 @@ class ZLPRLoss(_Loss):
         label_smoothing: float = 0.0,
         ignore_index: float | None = None,
         reduction: Reduction = "mean",
+        impl: Implementation = "auto",
     ) -> None:
         super().__init__(
             dim=dim,
@@ -91,6 +93,7 @@ class ZLPRLoss(_Loss):
             label_smoothing=label_smoothing,
             ignore_index=ignore_index,
             reduction=reduction,
+            impl=impl,
         )
 
     def forward(self, input: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -131,6 +134,7 @@ class SparseZLPRLoss(_Loss):
         label_smoothing: float = 0.0,
         pad: int = -1,
         reduction: Reduction = "mean",
+        impl: Implementation = "auto",
     ) -> None:
         super().__init__(
             dim=dim,
@@ -140,6 +144,7 @@ class SparseZLPRLoss(_Loss):
             label_smoothing=label_smoothing,
             pad=pad,
             reduction=reduction,
+            impl=impl,
         )
 
     def forward(self, input: Tensor, indices: Tensor | Sequence[Tensor], *, mask: Tensor | None = None) -> Tensor:

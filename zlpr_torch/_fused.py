@@ -4,6 +4,7 @@ Everything else (``torch.compile``, ``torch.func``, forward mode, second order, 
 threshold) goes through the core's formula and autograd, which know it all.
 """
 
+import importlib
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
@@ -17,11 +18,20 @@ from ._namespace import xp
 from ._rows import Options, Rows
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
+Implementation: TypeAlias = Literal["auto", "plain", "blocked", "triton"]
 
 
-def loss(input: Tensor, target: Tensor, axes: tuple[int, ...], options: Options, reduction: Reduction) -> Tensor:
+def loss(
+    input: Tensor,
+    target: Tensor,
+    axes: tuple[int, ...],
+    options: Options,
+    reduction: Reduction,
+    impl: Implementation = "auto",
+) -> Tensor:
     """Reduced ZLPR, by the fastest way that there is for this call."""
-    kernel = _kernel_for(input, target, options)
+    seen_through = _is_seen_through(input, target, *options.tensors())
+    kernel = None if seen_through else _kernel_for(input, impl)
     if kernel is None:
         return plain(input, target, axes, options, reduction)
     if torch.is_grad_enabled() and input.requires_grad:
@@ -43,23 +53,40 @@ def reduce(losses: Tensor, reduction: Reduction) -> Tensor:
     return losses.sum() if reduction == "sum" else losses.mean()
 
 
-def _kernel_for(input: Tensor, target: Tensor, options: Options) -> ModuleType | None:
-    others = [target, *options.tensors()]
-    if not all(type(x) in (Tensor, torch.nn.Parameter) for x in (input, *others)) or _transformed():
-        return None
-    if torch.is_grad_enabled() and any(x.requires_grad for x in others):
-        return None
-    return _blocked if input.is_cpu else None
+def check_implementation(impl: str) -> None:
+    if impl not in ("auto", "plain", "blocked", "triton"):
+        msg = f'`impl` must be "auto", "plain", "blocked" or "triton". Received: {impl!r}.'
+        raise ValueError(msg)
+    if impl == "triton" and not _triton().available():
+        msg = 'impl="triton" needs Triton 3.3 or later. Install it, or leave `impl` at "auto".'
+        raise ValueError(msg)
 
 
-def _transformed() -> bool:
-    """Whether more than autograd's reverse mode looks on."""
+def _kernel_for(input: Tensor, impl: Implementation) -> ModuleType | None:
+    if impl == "blocked" and not input.is_cpu:
+        msg = f'impl="blocked" is for a CPU. Received an `input` on: {input.device}. Leave `impl` at "auto".'
+        raise ValueError(msg)
+    if impl == "blocked" or (impl == "auto" and input.is_cpu):
+        return _blocked
+    wanted = impl == "triton" or (impl == "auto" and input.is_cuda and _triton().available())
+    return _triton() if wanted else None
+
+
+def _triton() -> ModuleType:
+    """Imported when first wanted, because Triton takes its time."""
+    return importlib.import_module("zlpr_torch._triton")
+
+
+def _is_seen_through(input: Tensor, *others: Tensor) -> bool:
+    """Whether more than autograd's reverse mode in ``input`` looks on, which a kernel would leave in the dark."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch.autograd.forward_ad._current_level >= 0
+        or any(type(x) not in (Tensor, torch.nn.Parameter) for x in (input, *others))
+        or (torch.is_grad_enabled() and any(x.requires_grad for x in others))
     )
 
 
@@ -88,13 +115,26 @@ class _Fused(torch.autograd.Function):
         kernel, rows, reduction, scale, given = ctx.call
         input, target, *tensors = ctx.saved_tensors
         options = _refilled(given, tensors)
-        if torch.is_grad_enabled():  # to be differentiated again
-            again = plain(input, target, rows.axes, options, reduction)
-            gradient = torch.autograd.grad(again, input, upstream, create_graph=True)[0]
+        if torch.is_grad_enabled() or _is_batched(upstream):
+            gradient = _gradient_of_plain(input, upstream, target, rows.axes, options, reduction)
         else:
             arrays = rows.of(input), rows.of(target), rows.of_options(options)
             gradient = rows.back(kernel.backward(*arrays, ctx.state, upstream.flatten(), scale))
         return gradient, *([None] * (4 + len(options)))
+
+
+def _is_batched(upstream: Tensor) -> bool:
+    """As for a Jacobian in one go, by either of PyTorch's two ways to vmap."""
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(upstream) or functorch.is_legacy_batchedtensor(upstream)
+
+
+def _gradient_of_plain(input: Tensor, upstream: Tensor, *call: Any) -> Tensor:
+    """For one more derivative, or many upstreams at once."""
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        losses = plain(input, *call)
+    return torch.autograd.grad(losses, input, upstream, create_graph=again)[0]
 
 
 def _refilled(options: Options, tensors: list[Tensor]) -> Options:

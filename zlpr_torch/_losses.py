@@ -1,7 +1,7 @@
 """ZLPR as PyTorch functions: ``(input, target)``, ``dim``, ``mask`` and ``reduction``.
 
 The derivative is autograd's own of the core's formula, which gives both modes, any order, ``torch.func`` and
-``torch.compile`` at once.
+``torch.compile`` at once; plain eager training has a faster way to the same numbers, in ``_fused``.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from zlpr_core._indices import check_matrix, indicated
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
-from ._fused import Reduction, loss, reduce
+from ._fused import Implementation, Reduction, check_implementation, loss, reduce
 from ._namespace import xp
 from ._rows import Options
 
@@ -33,6 +33,7 @@ def zlpr_loss(
     label_smoothing: float = 0.0,
     ignore_index: float | None = None,
     reduction: Reduction = "mean",
+    impl: Implementation = "auto",
 ) -> Tensor:
     r"""Multi-label ZLPR loss, where ``binary_cross_entropy_with_logits`` stood.
 
@@ -59,6 +60,9 @@ def zlpr_loss(
             there are many classes.
         ignore_index: cells whose target equals this are masked.
         reduction: ``"mean"`` over the examples (never over the classes), ``"sum"`` or ``"none"``.
+        impl: ``"auto"`` takes the fastest: ``"blocked"`` on a CPU, ``"triton"`` on a GPU that has Triton, and else
+            ``"plain"``, which compiled and transformed code, forward mode, second order and gradients in anything but
+            ``input`` use whatever is said here. All agree.
 
     Shape:
         - input and target: :math:`(*, C)`
@@ -78,12 +82,14 @@ def zlpr_loss(
         (0.9889..., tensor([[-0.1192,  0.1554,  0.4223]]))
     """
     check_reduction(reduction)
+    check_implementation(impl)
     check_tensors(input=input, target=target)
     target, mask = prepare_targets(
         target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
     )
     check_options(input, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
-    return loss(input, target, class_axes(input, dim, xp=xp), Options(mask, weight, pos_weight, threshold), reduction)
+    options = Options(mask, weight, pos_weight, threshold)
+    return loss(input, target, class_axes(input, dim, xp=xp), options, reduction, impl)
 
 
 def sparse_zlpr_loss(
@@ -98,6 +104,7 @@ def sparse_zlpr_loss(
     label_smoothing: float = 0.0,
     pad: int = -1,
     reduction: Reduction = "mean",
+    impl: Implementation = "auto",
 ) -> Tensor:
     r"""ZLPR of class ids: :func:`zlpr_loss` of the rows that the ids stand for.
 
@@ -114,7 +121,7 @@ def sparse_zlpr_loss(
             other sparse) matrix of the shape of ``input`` that holds 1 at the positives.
         dim: the class dimension or dimensions. Of several, an id counts the cells in C order, as
             :func:`span_to_index` does.
-        mask, weight, pos_weight, threshold, label_smoothing, reduction: as in :func:`zlpr_loss`.
+        mask, weight, pos_weight, threshold, label_smoothing, reduction, impl: as in :func:`zlpr_loss`.
         pad: the id that marks an unused slot.
 
     Shape:
@@ -149,6 +156,7 @@ def sparse_zlpr_loss(
         threshold=threshold,
         label_smoothing=label_smoothing,
         reduction=reduction,
+        impl=impl,
     )
 
 

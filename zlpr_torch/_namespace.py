@@ -1,9 +1,26 @@
 """PyTorch spelled as ``zlpr_core.Namespace``."""
 
+from typing import Any
+
 import array_api_compat.torch
 import torch
 
 from zlpr_core._namespace import namespace_from
+
+_WHOLE = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_KINDS = {
+    "bool": {torch.bool},
+    "unsigned integer": {dtype for dtype in _WHOLE if not dtype.is_signed},
+    "integral": _WHOLE,
+    "real floating": {torch.float16, torch.bfloat16, torch.float32, torch.float64},
+}
+
+
+def _isdtype(dtype: torch.dtype, kind: Any, /) -> bool:
+    """As the standard has it; a look in a table, because every call of a loss asks a dozen times."""
+    if isinstance(kind, tuple):
+        return any(_isdtype(dtype, one) for one in kind)
+    return dtype in _KINDS[kind] if isinstance(kind, str) else dtype == kind
 
 
 def _floor(x: torch.Tensor) -> torch.Tensor:
@@ -24,6 +41,7 @@ def _mark(ids: torch.Tensor, classes: int, /) -> torch.Tensor:
 
 xp = namespace_from(
     array_api_compat.torch,
+    isdtype=_isdtype,
     sum=_sum,
     floor=_floor,
     mark=_mark,

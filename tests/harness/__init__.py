@@ -7,6 +7,7 @@ BACKENDS = {
     "numpy": ("core", None),
     "strict": ("core", None),
     "torch": ("pytorch", None),
+    "torch-plain": ("pytorch", None),
     "jax": ("jax", None),
     "tf": ("tensorflow", "tensorflow"),
     "keras-jax": ("keras_jax", "jax"),

@@ -1,4 +1,4 @@
-"""PyTorch."""
+"""PyTorch: as it comes, and by plain composition, which transformed and compiled code sees."""
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from harness.base import ADAPTED, Backend, as_numpy, widened
 
 class Torch(Backend):
     name = "torch"
+    impl = "auto"
 
     def native(self, values, dtype):
         if dtype == "bfloat16":
@@ -24,7 +25,8 @@ class Torch(Backend):
 
     def call(self, name, arrays, options):
         reduction = {} if name == "zlpr_terms" else {"reduction": "none"}
-        return getattr(zlpr_torch, ADAPTED.get(name, name))(*arrays, **_dialect(options), **reduction)
+        impl = {"impl": self.impl} if name in ("zlpr", "sparse_zlpr") else {}
+        return getattr(zlpr_torch, ADAPTED.get(name, name))(*arrays, **_dialect(options), **reduction, **impl)
 
     def helper(self, name):
         return getattr(zlpr_torch, name)
@@ -47,5 +49,13 @@ def _dialect(options):
     return {names.get(name, name): value for name, value in options.items()}
 
 
+class PlainTorch(Torch):
+    name = "torch-plain"
+    impl = "plain"
+
+    def spares(self, dtype, mode):
+        return True
+
+
 def make(name):
-    return Torch()
+    return {"torch": Torch, "torch-plain": PlainTorch}[name]()

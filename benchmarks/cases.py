@@ -1,0 +1,67 @@
+"""What is measured: shapes, targets and dtypes, and how they are drawn."""
+
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import numpy as np
+
+SOFT = "soft"
+SHAPES = {(64, 20): 1, (256, 80): 1, (256, 1000): 1, (512, 9605): 1, (64, 100_000): 1, (8, 10, 128, 128): 2}
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Logits of one shape and dtype, and their targets."""
+
+    shape: tuple[int, ...]
+    class_axes: int = 1  # so many of the last
+    targets: str = "3 %"  # the share of positives, or soft
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    @property
+    def soft(self) -> bool:
+        """Targets between 0 and 1."""
+        return self.targets == SOFT
+
+    @property
+    def share(self) -> float:
+        """Of hard targets, that which is positive."""
+        return int(self.targets.removesuffix(" %")) / 100
+
+    @property
+    def size(self) -> int:
+        """Number of logits."""
+        return prod(self.shape)
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The class axes, counted from the end."""
+        return tuple(range(-self.class_axes, 0))
+
+    def describe(self) -> dict[str, str]:
+        """As columns of a table."""
+        shape = "x".join(map(str, self.shape))
+        return {"shape": shape, "targets": self.targets, "dtype": self.dtype, "device": self.device}
+
+
+QUICK = (Case((64, 20)),)
+WIDE = (512, 9605)  # more of one shape: the share of positives ought not to matter
+CPU = (
+    *(
+        Case(shape, axes, targets, dtype)
+        for targets, dtype, (shape, axes) in product(("3 %", SOFT), DTYPES, SHAPES.items())
+    ),
+    *(Case(WIDE, targets=targets, dtype=dtype) for targets, dtype in product(("30 %", "70 %"), DTYPES)),
+)
+GPU = tuple(Case(shape, dtype="bfloat16", device="cuda") for shape in ((4096, 32_768), (8192, 131_072)))
+
+
+def draw(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """float32 logits, and bool or float32 targets: the same at every call."""
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.standard_normal(case.shape, np.float32)
+    uniform = rng.random(case.shape, np.float32)
+    return logits, uniform if case.soft else uniform < case.share

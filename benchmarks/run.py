@@ -1,0 +1,76 @@
+"""Time and memory of ZLPR beside its peers: ``python benchmarks/run.py --framework torch``."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import report
+from cases import CPU, QUICK, Case
+from measure import race
+from rich.console import Console
+from rich.progress import track
+
+FRAMEWORKS = ("torch", "jax", "tf")
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "KINETO_LOG_LEVEL": "6",  # PyTorch's profiler
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # else processes that wait to compile compete with what is timed
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, write and show."""
+    arguments = parse(argv)
+    peers = load(arguments.framework, arguments.threads)
+    cases = QUICK if arguments.quick else CPU + peers.EXTRA_CASES
+    rounds, seconds = (5, 0.5) if arguments.quick else (arguments.rounds, arguments.seconds)
+    found = measure(peers, cases, threads=arguments.threads, rounds=rounds, seconds=seconds)
+    setting = report.machine(peers.VERSIONS, arguments.threads)
+    if arguments.output:
+        report.write(arguments.output, arguments.framework, found, setting)
+    Console(width=max(100, Console().width)).print(report.table(found, setting))
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The arguments; a quick run writes nothing unless told where."""
+    parser = argparse.ArgumentParser(description="Time and memory of ZLPR beside its peers.")
+    parser.add_argument("--framework", choices=FRAMEWORKS, default="torch")
+    parser.add_argument("--quick", action="store_true", help="one small shape, a few rounds")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="and cores (default: 2)")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="of each case, at least (default: 20)")
+    parser.add_argument("--seconds", type=float, default=5, metavar="S", help="of each case, at least (default: 5)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="for CSV and figure (default: benchmarks/results)")
+    arguments = parser.parse_args(argv)
+    if not arguments.quick:
+        arguments.output = arguments.output or RESULTS
+    return arguments
+
+
+def load(framework: str, threads: int) -> ModuleType:
+    """The candidates of one framework, which counts its cores when it is imported; only torch may use a GPU."""
+    if hasattr(os, "sched_setaffinity"):  # on Linux
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ |= QUIET | {"JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "tensorflow"}
+    if framework == "tf":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return importlib.import_module(f"{framework}_peers")
+
+
+def measure(peers: ModuleType, cases: Sequence[Case], *, threads: int, rounds: int, seconds: float) -> list[report.Row]:
+    """Case after case; within one, all in turns."""
+    found = []
+    for case in track(cases, "Measuring", console=Console(stderr=True)):
+        field = peers.field(case, threads)
+        calls = {(c.name, name): call for c in field.candidates for name, call in c.passes.items()}
+        times = race(calls | {"copy": field.copy}, rounds=rounds, seconds=seconds, clock=field.clock)
+        found += report.rows(case, field, times, threads)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""The benchmark measures every candidate, and its memory is that of every allocation."""
+
+import subprocess
+import sys
+
+from quick_benchmark import BENCHMARKS, BOTH_PASSES, holds_the_gradient, quick_run
+
+CANDIDATES = ("zlpr", "zlpr compiled", "BCE", "BCE compiled", "soft margin", "timm ASL", "timm ZLPR", "textbook ZLPR")
+ALLOCATIONS = """
+import torch
+from torch_peers import on_cpu
+x = torch.zeros(1000, requires_grad=True)
+call = lambda: x.exp().neg().exp()  # the first result is kept for backward, the second is not
+assert on_cpu(call) == (4000, 12000), on_cpu(call)
+with torch.no_grad():
+    assert on_cpu(call) == (0, 8000), on_cpu(call)
+class Keeps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.kept = torch.ones(500)  # without save_for_backward
+        return x.sum()
+assert on_cpu(lambda: Keeps.apply(x)) == (2000, 2004), on_cpu(lambda: Keeps.apply(x))
+"""
+
+
+def test_quick(tmp_path):
+    found = quick_run("torch", tmp_path)
+    assert set(found) == {(name, part) for name in CANDIDATES for part in BOTH_PASSES}
+    assert all(holds_the_gradient(row) and int(row["saved_bytes"]) >= 0 for row in found.values())
+    assert found["BCE", "forward"]["saved_bytes"] == "0"
+
+
+def test_allocations_are_counted_whoever_keeps_them():
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOCATIONS], cwd=BENCHMARKS, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

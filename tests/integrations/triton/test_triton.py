@@ -1,0 +1,336 @@
+"""The Triton kernels compute what the contract says. By Triton's interpreter: no GPU, and a process of its own."""
+
+import os
+import subprocess
+import sys
+from inspect import signature
+from itertools import product
+
+os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+
+import numpy as np
+import pytest
+import test_edges
+import test_options
+import test_values
+import torch
+import triton
+import triton.language as tl
+from harness.pytorch import Torch
+from test_options import truth
+from tolerances import grad_error, value_error
+from triton.runtime import interpreter
+
+from zlpr_torch import _triton, zlpr_loss
+from zlpr_torch._fused import Options
+
+RNG = np.random.default_rng(3090)
+NOT_THE_KERNELS = {"test_axis", "test_no_batch_axis", "test_ten_thousand_classes_on_a_strided_axis"}  # but the caller's
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None
+import zlpr_torch
+from zlpr_torch import _triton, zlpr_loss
+assert not _triton.available()
+"""
+_cut, _exact_exp = interpreter._convert_float, interpreter.InterpreterBuilder.create_exp
+
+
+def _rounded(values, source, target, mode):
+    """The interpreter cuts float32 to bfloat16; what a GPU does, the test of compilation checks."""
+    if (source.name, target.name) == ("fp32", "bf16"):
+        return torch.from_numpy(values).bfloat16().view(torch.uint16).numpy()
+    return _cut(values, source, target, mode)
+
+
+def _exp(builder, x):
+    """In float32 a GPU has 2^x, of a product that is rounded."""
+    if x.data.dtype != np.float32:
+        return _exact_exp(builder, x)
+    return builder.unary_op(x, lambda data: np.exp2(data * np.float32(np.log2(np.e))))
+
+
+@pytest.fixture(autouse=True)
+def _interpreter_like_a_gpu(monkeypatch):
+    monkeypatch.setattr(interpreter, "_convert_float", _rounded)
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_exp", _exp)
+
+
+def forward(logits, targets, options=Options()):  # noqa: B008 - a tuple
+    with np.errstate(all="ignore"):  # the interpreter is NumPy, which warns where a GPU does not
+        return _triton.forward(logits, targets, options)
+
+
+def backward(*arguments):
+    with np.errstate(all="ignore"):
+        return _triton.backward(*arguments)
+
+
+class Loss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, targets, options):
+        losses, stats = forward(logits, targets, options)
+        ctx.arguments = logits, targets, options, stats
+        return losses
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return backward(*ctx.arguments, upstream), None, None
+
+
+class Kernels(Torch):
+    """PyTorch in the words of the conformance suite, with the loss by the kernels."""
+
+    name = "triton"
+
+    def call(self, name, arrays, options):
+        logits, targets = arrays
+        options = expanded(options, logits)
+        if name == "zlpr":
+            return Loss.apply(logits, targets, options)
+        shift, total = forward(logits, targets, options)[1].unflatten(1, (2, 2)).unbind(-1)
+        return (shift + total.log1p()).unbind(-1)
+
+
+def expanded(options, logits):
+    return Options(**{k: x.expand(logits.shape) if torch.is_tensor(x) else x for k, x in options.items()})
+
+
+KERNELS = Kernels()
+
+
+def suite():
+    """The tests of the conformance suite that concern dense targets, with the arguments that pytest gives them."""
+    for module in (test_values, test_edges, test_options):
+        for name, test in vars(module).items():
+            marks = {mark.name for mark in getattr(test, "pytestmark", [])}
+            if name.startswith("test_") and name not in NOT_THE_KERNELS and "needs" not in marks:
+                dtypes = Torch.dtypes[2 * ("spare" in marks) :]  # options compute in the last two only
+                yield from (pytest.param(test, case, id=name) for case in cases(test, dtypes))
+
+
+def cases(test, dtypes):
+    tables = [mark.args for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
+    tables += [("dtype", dtypes)] if "dtype" in signature(test).parameters else []
+    for values in product(*(values for _, values in tables)):
+        case = {}
+        for (names, _), value in zip(tables, values, strict=True):
+            case |= {names: value} if isinstance(names, str) else dict(zip(names, value, strict=True))
+        yield case
+
+
+def test_this_process_interprets():
+    """It does not if Triton was imported before this file."""
+    assert isinstance(tl.sum, interpreter.InterpretedFunction)
+
+
+@pytest.mark.parametrize(("test", "case"), list(suite()))
+def test_contract(test, case, worst):
+    """The conformance suite, of the kernels."""
+    fixtures = {"backend": KERNELS, "mode": "eager", "worst": worst}
+    test(**case, **{name: x for name, x in fixtures.items() if name in signature(test).parameters})
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("classes", [1, 7, 33, 127, 129, 1000, 2049])
+def test_any_number_of_classes(classes, dtype, soft, worst):
+    """One block, exactly one, and several with a rest; the second row is read again for its largest term."""
+    logits, targets = RNG.normal(0, [[4], [90]], (2, classes)), RNG.random((2, classes))
+    logits, targets = (test_values.rounded(x, dtype) for x in (logits, targets if soft else targets < 0.3))
+    losses, grads, sizes = truth(logits, targets, {})
+    worst("value", KERNELS, dtype, value_error(KERNELS.loss(logits, targets, dtype), losses, dtype))
+    worst("gradient", KERNELS, dtype, grad_error(KERNELS.grad(logits, targets, dtype), grads, sizes, dtype))
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_small_losses_of_both_halves_survive_the_threshold(kind, worst):
+    logits = test_values.rounded(np.linspace([-70, 25], [-25, 70], 12), "float32")
+    targets, theta = (logits > 0).astype(kind), test_values.rounded(0.3, "float32")
+    losses, _, _ = truth(logits, targets, {"threshold": theta})
+    got = KERNELS.loss(logits, targets, "float32", threshold=np.full((1, 1), theta))
+    worst("value", KERNELS, "float32", value_error(got, losses, "float32"))
+
+
+@pytest.mark.parametrize(("dtype", "weight", "far"), [("float32", 1e30, 120.0), ("float64", 1e300, 750.0)])
+@pytest.mark.parametrize("kind", [int, float])
+def test_a_weight_brings_back_what_is_beyond_the_range_of_exp(dtype, weight, far, kind, worst):
+    logits, targets = np.asarray([[-far], [far]]), np.asarray([[0], [1]], kind)
+    weights = test_values.rounded(np.full((2, 1), weight), dtype)
+    losses, grads, sizes = truth(logits, targets, {"weight": weights})
+    got = KERNELS.loss(logits, targets, dtype, weight=weights), KERNELS.grad(logits, targets, dtype, weight=weights)
+    worst("value", KERNELS, dtype, value_error(got[0], losses, dtype))
+    worst("gradient", KERNELS, dtype, grad_error(got[1], grads, sizes, dtype))
+
+
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+@pytest.mark.parametrize("kind", [int, float])
+def test_an_illegal_weight_of_little_consequence(name, kind):
+    """By its sign alone, whichever half the cell is in."""
+    weights = np.asarray([[1.0, -0.01, 1.0], [-0.01, 1.0, 1.0], [0.0, 0.0, 1.0]])
+    got = KERNELS.loss([[1.0, 2.0, 3.0]] * 3, np.asarray([[1, 0, 1]] * 3, kind), "float32", **{name: weights})
+    assert np.isnan(got).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_masked_cells_hold_anything(soft):
+    arguments = problem(soft)
+    logits, targets, options = every(torch.clone, arguments)
+    for cells in (logits, *([targets] if soft else []), *options[1:]):
+        cells[~options.where] = torch.nan
+    expected = both(arguments, torch.ones(5))
+    torch.testing.assert_close(both((logits, targets, options), torch.ones(5)), expected, rtol=0, atol=0)
+
+
+def test_shifts_are_whole_numbers():
+    """So that taking them from a logit rounds nothing that shows."""
+    logits = torch.tensor([[40.7, -60.3], [3.5, -2.5], [-60.3, 90.9]])
+    shift, total = forward(logits, torch.tensor([[False, True]] * 3))[1].unflatten(1, (2, 2)).unbind(-1)
+    assert shift.tolist() == [[60, 40], [0, 0], [0, 0]]
+    assert (total >= 0).all()
+
+
+def problem(soft=True, classes=40):
+    """Tensors with every option."""
+    shape = (5, classes)
+    targets = torch.rand(shape) if soft else torch.rand(shape) < 0.3
+    options = {
+        "where": torch.rand(shape) < 0.8,
+        **{k: torch.rand(shape) for k in ("weight", "pos_weight", "threshold")},
+    }
+    return 20 * torch.randn(shape), targets, Options(**options)
+
+
+def every(change, arguments):
+    logits, targets, options = arguments
+    return change(logits), change(targets), Options(*map(change, options))
+
+
+def both(arguments, upstream):
+    losses, stats = forward(*arguments)
+    return losses, backward(*arguments, stats, upstream)
+
+
+def transposed(x):
+    return x.t().contiguous().t()
+
+
+def every_other(x):
+    return x.repeat_interleave(2, 0).repeat_interleave(2, 1)[::2, ::2]
+
+
+def unaligned(x):
+    return torch.cat([x.flatten()[:1], x.flatten()])[1:].view(x.shape)
+
+
+@pytest.mark.parametrize("change", [transposed, every_other, unaligned])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_any_strides(change, soft):
+    arguments, upstream = problem(soft), torch.rand(5)
+    got, expected = both(every(change, arguments), every_other(upstream[None])[0]), both(arguments, upstream)
+    assert got[1].is_contiguous()
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_strides_of_zero(soft):
+    """A row of options for all examples, one upstream for all losses."""
+    logits, targets, options = problem(soft)
+    one_row = Options(*(x[:1].expand(5, -1) for x in options))
+    got = both((logits, targets, one_row), torch.tensor(0.5).expand(5))
+    expected = both((logits, targets, Options(*(x.contiguous() for x in one_row))), torch.full((5,), 0.5))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"])
+def test_integer_targets(dtype):
+    """Of any width; only 0 and 1 are labels."""
+    logits, targets, _ = problem(soft=False)
+    hard = targets.to(getattr(torch, dtype))
+    torch.testing.assert_close(forward(logits, hard), forward(logits, targets), rtol=0, atol=0)
+    hard[2, 3] = 2 if dtype.startswith("u") else -1
+    assert forward(logits, hard)[0].isnan().tolist() == [False, False, True, False, False]
+
+
+def test_operands_of_four_dtypes():
+    """Everything computes in the dtype of the losses, whatever it comes in; targets are judged in their own."""
+    logits, targets, options = problem()
+    logits, targets, weight = logits.half(), targets.bfloat16().double(), options.weight.bfloat16()
+    options = options._replace(weight=weight, threshold=options.threshold.double())
+    got = both((logits, targets, options), torch.ones(5))
+    options = options._replace(weight=weight.float(), threshold=options.threshold.float())
+    expected = both((logits.float(), targets.float(), options), torch.ones(5))
+    torch.testing.assert_close(got, (expected[0], expected[1].half()), rtol=0, atol=0)
+    eps = torch.finfo(torch.float64).eps
+    targets[0, 0], targets[1, 0] = 1 + 8 * eps, 1 + 9 * eps
+    assert forward(logits, targets)[0].isnan().tolist() == [False, True, False, False, False]
+
+
+@pytest.mark.parametrize("name", ["weight", "pos_weight", "threshold"])
+def test_numbers_keep_the_digits_of_float64(name):
+    logits, targets, _ = problem()
+    got = forward(logits.double(), targets, Options(**{name: 0.3}))
+    expected = forward(logits.double(), targets, Options(**{name: torch.full((5, 40), 0.3, dtype=torch.float64)}))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_the_gradient_is_scaled_by_upstream():
+    arguments = problem()
+    upstream = torch.tensor([0.0, 1.0, -2.0, 65536.0, 2.0**-20])
+    got, one = both(arguments, upstream)[1], both(arguments, torch.ones(5))[1]
+    torch.testing.assert_close(got, one * upstream[:, None], rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("classes", [1, 33, 2049])
+def test_every_cell_of_every_output_is_written(monkeypatch, classes):
+    empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: empty(*args, **kwargs).fill_(torch.nan))
+    arguments = problem(classes=classes)
+    losses, stats = forward(*arguments)
+    grad = backward(*arguments, stats, torch.ones(5))
+    assert all(x.isfinite().all() for x in (losses, stats, grad))
+    assert [tuple(x.shape) for x in (losses, stats, grad)] == [(5,), (5, 4), (5, classes)]
+
+
+def test_inputs_are_not_modified():
+    arguments = problem()
+    copies = every(torch.clone, arguments)
+    both(arguments, torch.ones(5))
+    for x, copy in zip((*arguments[:2], *arguments[2]), (*copies[:2], *copies[2]), strict=True):
+        torch.testing.assert_close(x, copy, rtol=0, atol=0)
+
+
+def test_a_spoiled_half_spoils_the_gradient_of_both():
+    """No step is made by half an example."""
+    logits = torch.tensor([[torch.nan, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    grad = both((logits, torch.tensor([[True, True, False]] * 2), Options()), torch.ones(2))[1]
+    assert grad.isnan().tolist() == [[True] * 3, [False] * 3]
+
+
+def test_a_triton_without_tuples_is_left_alone(monkeypatch):
+    assert _triton.available()
+    monkeypatch.setattr(triton, "__version__", "3.2.0+git0")
+    assert not _triton.available()
+    monkeypatch.setattr(triton, "__version__", "3.10.0")
+    assert _triton.available()
+
+
+def test_without_triton():
+    result = subprocess.run([sys.executable, "-c", WITHOUT_TRITON], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_asked_to_use_the_kernels_agrees_with_plain_composition(dtype, reduction):
+    """Reduction, upstream, class axis and options on their way to the kernels and back."""
+    logits = torch.from_numpy(RNG.normal(0, 3, (7, 2, 5))).to(dtype)
+    targets, mask = torch.from_numpy(RNG.random((7, 2, 5)) < 0.3), torch.from_numpy(RNG.random((7, 1, 5)) < 0.8)
+    results = []
+    for impl in ("plain", "triton"):
+        x = logits.clone().requires_grad_()
+        with np.errstate(all="ignore"):
+            loss = zlpr_loss(x, targets, dim=(0, 2), mask=mask, weight=2.0, reduction=reduction, impl=impl)
+            loss.backward(torch.linspace(1, 2, loss.numel()).reshape(loss.shape))
+        results.append((loss.detach(), x.grad))
+    torch.testing.assert_close(*results, rtol=1e-6 if dtype == torch.float32 else 8e-3, atol=1e-9)

@@ -1,0 +1,47 @@
+"""A quick run of the benchmark, read back: one program for the sessions of three frameworks."""
+
+import csv
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+LIBRARIES = {"torch": "torch", "jax": "jax", "tf": "tensorflow"}
+FILES = (".csv", ".svg", "-ratio.csv", "-copies.csv", "-bytes.csv", "-machine.csv")
+ALWAYS_POSITIVE = ("rounds", "q20_us", "median_us", "q80_us", "copy_us", "ratio", "copies", "ns_per_logit_per_core")
+BOTH_PASSES = ("forward", "forward+backward")
+
+
+def quick_run(framework, folder):
+    """The CSV by candidate and pass, after what holds for every framework."""
+    command = [sys.executable, BENCHMARKS / "run.py", "--framework", framework, "--quick", "--output", folder]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in folder.iterdir()} == {framework + ending for ending in FILES}
+    assert (folder / f"{framework}.svg").read_text(encoding="utf-8").rstrip().endswith("</svg>")
+    rows = list(csv.DictReader((folder / f"{framework}.csv").read_text(encoding="utf-8").splitlines()))
+    for row in rows:
+        assert all(0 < float(row[column]) < math.inf for column in ALWAYS_POSITIVE), row
+        assert float(row["q20_us"]) <= float(row["median_us"]) <= float(row["q80_us"])
+        assert re.fullmatch(rf"zlpr [^,]+, {LIBRARIES[framework]} [^,]+, [a-z]+ [^,]+(, GPU .+)?", row["versions"])
+        assert (row["cpu"] != "", row["threads"]) == (True, "2")
+    found = {(row["candidate"], row["pass"]): row for row in rows}
+    assert len(found) == len(rows)
+    check_ratios(found)
+    return found
+
+
+def check_ratios(found):
+    """Every peer is there, and is compared with itself."""
+    for (_, name), row in found.items():
+        peer = found[row["peer"], name]
+        assert float(peer["ratio"]) == 1
+        expected = float(row["median_us"]) / float(peer["median_us"])
+        assert math.isclose(float(row["ratio"]), expected, rel_tol=1e-4)
+
+
+def holds_the_gradient(row):
+    """The peak, which counts the gradient."""
+    return float(row["peak_bytes"]) >= 4 * int(row["logits"])

@@ -1,0 +1,190 @@
+"""What the kernels add to plain composition: they give way where more looks on, and agree with it everywhere else."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from zlpr_torch import ZLPRLoss, _blocked, zlpr_loss
+
+torch.manual_seed(0)
+INF, NAN = float("inf"), float("nan")
+LOGITS = 3 * torch.randn(40, 7)
+SOFT = torch.rand(40, 7)
+HARD = SOFT < 0.3
+TARGETS = {
+    "bool": HARD,
+    "int": HARD.long(),
+    "uint8": HARD.byte(),
+    "soft": SOFT,
+    "soft, half": SOFT.bfloat16(),
+    "hard floats": HARD.float(),
+}
+OPTIONS = {
+    "none": {},
+    "mask": {"mask": SOFT < 0.8},
+    "weights": {"weight": torch.rand(7), "pos_weight": torch.rand(40, 1)},
+    "threshold": {"threshold": 0.25},
+    "all": {"mask": SOFT < 0.8, "weight": torch.rand(7), "pos_weight": 2.0, "threshold": torch.randn(7)},
+}
+
+
+def value_and_gradient(logits, target, **options):
+    x = logits.detach().clone().requires_grad_()
+    loss = zlpr_loss(x, target, **options)
+    loss.backward(torch.linspace(0.5, 2, loss.numel(), dtype=loss.dtype).reshape(loss.shape))
+    return loss.detach(), x.grad
+
+
+def assert_same(got, expected, **tolerance):
+    """By default as float32 rounds the two parts, of at most 2, that a soft label's gradient is the difference of."""
+    torch.testing.assert_close(got, expected, equal_nan=True, **(tolerance or {"rtol": 1e-6, "atol": 5e-7}))
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_blocks_agree_with_plain_composition(monkeypatch, target, options, reduction):
+    monkeypatch.setattr(_blocked, "CELLS", 7 * 16)  # two blocks and a half
+    plain, blocked = (
+        value_and_gradient(LOGITS, target, **options, reduction=reduction, impl=impl) for impl in ("plain", "blocked")
+    )
+    assert_same(blocked, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("target", [HARD, HARD.long(), SOFT, HARD.float()], ids=["bool", "int", "soft", "hard floats"])
+def test_rows_that_are_not_for_a_quick_sum(target, dtype):
+    """Beside such as are: far out, infinite, NaN, illegal, a rounding beyond the ends."""
+    logits, target = LOGITS.clone(), target.clone()
+    logits[3], logits[8, 1], logits[9], logits[11, 0] = 1e4 * logits[3], NAN, -INF, INF
+    logits[14] = -1e12
+    if target.dtype != torch.bool:
+        target[20, 2], target[21, 3] = 2, -1
+    if target.is_floating_point():
+        target[22, 0], target[23, 1], target[24, 5] = NAN, 1 + 4 * torch.finfo(target.dtype).eps, -1e-7
+    plain, blocked = (
+        value_and_gradient(logits.to(dtype), target, reduction="none", impl=impl) for impl in ("plain", "blocked")
+    )
+    losses = ~plain[0].isnan()
+    assert losses.sum() == 39 - 2 * (target.dtype != torch.bool) - target.is_floating_point()
+    assert_same(blocked[0], plain[0])
+    rounding = {"rtol": 2 * torch.finfo(dtype).eps if dtype.itemsize == 2 else 1e-6, "atol": 5e-7}
+    assert_same(blocked[1][losses], plain[1][losses], **rounding)
+
+
+SHAPES = {
+    "classes first": (lambda x: x.T, 0),
+    "a stride": (lambda x: x.repeat_interleave(2, 1)[:, ::2], 1),
+    "two axes": (lambda x: x[:36].reshape(4, 9, 7), (0, 2)),
+    "two axes in the middle": (lambda x: x[:36].reshape(3, 3, 4, 7), (2, 1)),
+    "one example": (lambda x: x[0], 0),
+    "expanded": (lambda x: x[:1].expand(5, 7), 1),
+    "no example": (lambda x: x[:0], 1),
+}
+
+
+@pytest.mark.parametrize(("shape", "dim"), SHAPES.values(), ids=SHAPES)
+def test_any_layout(shape, dim):
+    options = {"dim": dim, "mask": shape(SOFT < 0.9), "reduction": "sum"}
+    for some in ({}, options):
+        arguments = {**options, **some} if some else {"dim": dim, "reduction": "sum"}
+        x, y = (shape(LOGITS).detach().requires_grad_() for _ in range(2))
+        for tensor, impl in ((x, "plain"), (y, "blocked")):
+            zlpr_loss(tensor, shape(SOFT), **arguments, impl=impl).backward()
+        assert_same(y.grad, x.grad)
+
+
+def uses_a_kernel(loss):
+    return "Fused" in type(loss.grad_fn).__name__
+
+
+def test_gives_way_where_more_looks_on():
+    x = LOGITS.clone().requires_grad_()
+    assert uses_a_kernel(zlpr_loss(x, HARD))
+    assert not uses_a_kernel(zlpr_loss(x, HARD, impl="plain"))
+    for other in ({"weight": torch.rand(7, requires_grad=True)}, {"threshold": torch.zeros(7, requires_grad=True)}):
+        assert not uses_a_kernel(zlpr_loss(x, HARD, **other))
+    assert not uses_a_kernel(zlpr_loss(x, SOFT.clone().requires_grad_()))
+    assert zlpr_loss(LOGITS, HARD).grad_fn is None
+    with torch.no_grad():
+        assert zlpr_loss(x, HARD).grad_fn is None
+
+
+@pytest.mark.parametrize("target", [HARD, SOFT.double()], ids=["hard", "soft"])
+@pytest.mark.parametrize("options", [{}, OPTIONS["mask"]], ids=["plain", "masked"])
+def test_derivatives_of_the_logits_alone(target, options):
+    """Reverse mode by the kernel; batched upstreams, forward mode and second order by plain composition."""
+    some = slice(0, 4)
+    options = {k: v[some] for k, v in options.items()}
+    x = LOGITS[some].double().requires_grad_()
+
+    def loss(s):
+        return zlpr_loss(s, target[some], **options, reduction="none")
+
+    assert uses_a_kernel(loss(x))
+    assert gradcheck(loss, x, check_batched_grad=True, check_forward_ad=True)
+    assert gradgradcheck(loss, x, check_batched_grad=True)
+    jacobians = [torch.autograd.functional.jacobian(loss, x, vectorize=v) for v in (False, True)]
+    assert_same(*jacobians, rtol=1e-13, atol=1e-16)
+
+
+def test_second_order_after_a_first_that_kept_the_graph():
+    x = LOGITS.double().requires_grad_()
+    loss = zlpr_loss(x, HARD)
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, x, create_graph=True)
+    assert_same(again.detach(), first, rtol=1e-12, atol=1e-16)
+    (curve,) = torch.autograd.grad(again, x, torch.ones_like(x))
+    assert curve.abs().sum() > 0
+
+
+def test_a_gradient_given_away_is_not_given_again():
+    x = LOGITS.clone().requires_grad_()
+    loss = zlpr_loss(x, HARD)
+    (first,) = torch.autograd.grad(loss, x, retain_graph=True)
+    kept = first.clone()
+    first.zero_()
+    assert_same(torch.autograd.grad(loss, x)[0], kept, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["input", "target"])
+def test_what_changes_before_backward_is_noticed(name):
+    x, target = LOGITS.clone().requires_grad_(), SOFT.clone()
+    loss = zlpr_loss(x * 1, target)
+    held = {
+        "input": loss.grad_fn.saved_tensors[0] if hasattr(loss.grad_fn, "saved_tensors") else None,
+        "target": target,
+    }
+    with torch.no_grad():
+        held[name].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_half_precision_saves_nothing_and_rounds_once():
+    """Under a loss scale a gradient below the range of float16 comes out as float32 would have it, then rounded."""
+    logits = torch.full((1000, 4), -9.0, dtype=torch.float16)
+    target = torch.zeros(1000, 4, dtype=torch.bool)
+    x = logits.clone().requires_grad_()
+    (2.0**16 * zlpr_loss(x, target)).backward()
+    exact = 2.0**16 / 1000 * torch.exp(torch.tensor(-9.0)) / (1 + 4 * torch.exp(torch.tensor(-9.0)))
+    assert_same(x.grad, exact.half().expand(1000, 4), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("impl", "match"),
+    [
+        ("fast", '`impl` must be "auto", "plain", "blocked" or "triton". Received: \'fast\''),
+        (None, "Received: None"),
+    ],
+)
+def test_messages(impl, match):
+    for call in (lambda: zlpr_loss(LOGITS, HARD, impl=impl), lambda: ZLPRLoss(impl=impl)):
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def test_blocks_are_for_a_cpu():
+    meta = LOGITS.to("meta")
+    with pytest.raises(ValueError, match=r'impl="blocked" is for a CPU. Received an `input` on: meta\.'):
+        zlpr_loss(meta, HARD.to("meta"), impl="blocked")
