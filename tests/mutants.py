@@ -120,7 +120,7 @@ MUTANTS = {
     ),
     "regret by three logarithms": (
         DIVERGENCES,
-        "regret = xp.where(xp.squeeze(close, axis=axes), near, far)",
+        "regret = xp.where(xp.squeeze(close, axis=axes), xp.stop_gradient(near) + slopes, far)",
         "regret = far",
     ),
     "masked labels weigh in the regret": (
@@ -142,7 +142,16 @@ def survives(file, old, new):
         if old not in text:
             sys.exit(f"`{file}` no longer has {old!r}: mend tests/mutants.py.")
         Path(folder, file).write_text(text.replace(old, new, 1), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "--ignore=tests/together", *sys.argv[1:]]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "--ignore=tests/together",
+            "--ignore=tests/integrations",
+            *sys.argv[1:],
+        ]
         return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
 
 
