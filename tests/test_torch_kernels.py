@@ -1,5 +1,7 @@
 """What the kernels add to plain composition: they give way where more looks on, and agree with it everywhere else."""
 
+import weakref
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -15,6 +17,7 @@ TARGETS = {
     "bool": HARD,
     "int": HARD.long(),
     "uint8": HARD.byte(),
+    "uint64": HARD.to(torch.uint64),
     "soft": SOFT,
     "soft, half": SOFT.bfloat16(),
     "hard floats": HARD.float(),
@@ -136,6 +139,46 @@ def test_second_order_after_a_first_that_kept_the_graph():
     assert_same(again.detach(), first, rtol=1e-12, atol=1e-16)
     (curve,) = torch.autograd.grad(again, x, torch.ones_like(x))
     assert curve.abs().sum() > 0
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_what_looks_on_at_backward_alone(reduction):
+    """A forward by the kernel, then forward mode, vmap or a graph over the gradient as a function of the upstream."""
+    x = LOGITS.double().requires_grad_()
+    loss = zlpr_loss(x, HARD, reduction=reduction)
+
+    def pulled(upstream):
+        return torch.autograd.grad(loss, x, upstream, retain_graph=True)[0]
+
+    one, two = torch.ones_like(loss), 2 * torch.ones_like(loss)
+    exact = {"rtol": 1e-12, "atol": 1e-16}
+    expected = pulled(one)
+    assert_same(torch.func.jvp(pulled, (one,), (two,))[1], 2 * expected, **exact)
+    assert_same(torch.func.vmap(pulled)(torch.stack([one, two])), torch.stack([expected, 2 * expected]), **exact)
+    with torch.autograd.forward_ad.dual_level():
+        dual = pulled(torch.autograd.forward_ad.make_dual(one, two))
+        assert_same(torch.autograd.forward_ad.unpack_dual(dual).tangent, 2 * expected, **exact)
+
+
+def test_another_default_device_and_inference_mode_change_nothing():
+    expected = zlpr_loss(LOGITS, HARD)
+    with torch.device("meta"):
+        assert_same(zlpr_loss(LOGITS, HARD), expected)
+        assert_same(zlpr_loss(LOGITS.clone(), HARD, mask=SOFT < 2), expected)
+    with torch.inference_mode():
+        soft = SOFT.clone()
+        assert_same(zlpr_loss(LOGITS, HARD), expected)
+    x = LOGITS.clone().requires_grad_()
+    assert_same(zlpr_loss(x, soft).detach(), zlpr_loss(LOGITS, SOFT))
+
+
+def test_nothing_but_the_graph_keeps_a_mask():
+    mask = SOFT < 0.8
+    alive = weakref.ref(mask)
+    loss = zlpr_loss(LOGITS.clone().requires_grad_(), HARD, mask=mask)
+    loss.backward()
+    del mask
+    assert alive() is None
 
 
 def test_a_gradient_given_away_is_not_given_again():

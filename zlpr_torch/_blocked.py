@@ -36,11 +36,10 @@ def backward(
     logits: Tensor, targets: Tensor, options: Options, state: State, upstream: Tensor, expected: float
 ) -> Tensor:
     """The gradient for an ``upstream`` of one number or of one a row, each times ``expected``."""
-    narrow = logits.dtype not in (torch.float32, torch.float64)
-    if narrow or not state:
-        state += _Sweep(logits, targets, (upstream * expected).expand(len(logits)) if narrow else expected).run(options)
-    gradient = state.pop()
-    done = narrow or (upstream.numel() == 1 and upstream.item() == 1)
+    if logits.dtype not in (torch.float32, torch.float64):
+        return _Sweep(logits, targets, (upstream * expected).expand(len(logits))).run(options)[0]
+    gradient = (state or _Sweep(logits, targets, expected).run(options)).pop()
+    done = upstream.numel() == 1 and upstream.item() == 1
     return gradient if done else gradient.mul_(upstream.unsqueeze(1))
 
 
@@ -51,11 +50,11 @@ class _Sweep:
         self.logits, self.targets, self.upstream = logits, targets, upstream
         self.wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
         self.step = max(1, CELLS // logits.shape[1])
-        self.losses = torch.empty(len(logits), dtype=self.wide)
-        self.gradient = None if upstream is None else torch.empty(logits.shape, dtype=logits.dtype)
+        self.losses = torch.empty(len(logits), dtype=self.wide, device="cpu")
+        self.gradient = None if upstream is None else torch.empty(logits.shape, dtype=logits.dtype, device="cpu")
 
     def run(self, options: Options) -> State:
-        left = self.quickly() if options.absent() else torch.arange(len(self.logits))
+        left = self.quickly() if options.absent() else torch.arange(len(self.logits), device="cpu")
         for rows in () if left is None else torch.split(left, self.step):
             self.by_core(rows, {k: v[rows] if isinstance(v, Tensor) else v for k, v in options._asdict().items()})
         return [] if self.gradient is None else [self.gradient]
@@ -66,17 +65,20 @@ class _Sweep:
 
     def quickly(self) -> Tensor | None:
         """Every row; returns those that have to be computed again, if any."""
-        sums = torch.empty((2, len(self.logits), 1), dtype=self.wide)
-        ends = (
-            None if self.targets.dtype == torch.bool else torch.empty((2, len(self.logits)), dtype=self.targets.dtype)
-        )
+        sums = torch.empty((2, len(self.logits), 1), dtype=self.wide, device="cpu")
+        kind = self.targets.dtype if self.targets.is_floating_point() else self.wide
+        hard = self.targets.dtype == torch.bool
+        ends = None if hard else torch.empty((2, len(self.logits)), dtype=kind, device="cpu")
         for rows, negative, positive, spare in self.blocks():
-            _exponentials(self.logits[rows], self.targets[rows], negative, positive, spare)
+            targets = self.targets[rows]
+            if not targets.is_floating_point():
+                targets = positive.copy_(targets.view(torch.uint8) if ends is None else targets)
+            if ends is not None:
+                torch.amin(targets, dim=1, out=ends[0, rows])
+                torch.amax(targets, dim=1, out=ends[1, rows])
+            _exponentials(self.logits[rows], targets, negative, positive, spare)
             torch.sum(positive, dim=1, keepdim=True, out=sums[0, rows])
             torch.sum(negative, dim=1, keepdim=True, out=sums[1, rows])
-            if ends is not None:
-                torch.amin(self.targets[rows], dim=1, out=ends[0, rows])
-                torch.amax(self.targets[rows], dim=1, out=ends[1, rows])
             if self.gradient is not None:
                 pull, push = self.weighted(rows) / (1 + sums[:, rows])
                 negative.mul_(push).addcmul_(positive, pull, value=-1)
@@ -123,15 +125,15 @@ def _room(cells: int, dtype: torch.dtype) -> Tensor:
     kept: Tensor | None = getattr(_thread, str(dtype), None)
     if kept is None or kept.numel() < 3 * cells:
         with torch.inference_mode(mode=False):  # for calls outside of it, too
-            kept = torch.empty(3 * cells, dtype=dtype)
+            kept = torch.empty(3 * cells, dtype=dtype, device="cpu")
         if cells <= CELLS:
             setattr(_thread, str(dtype), kept)
     return kept[: 3 * cells]
 
 
 def _exponentials(logits: Tensor, targets: Tensor, negative: Tensor, positive: Tensor, spare: Tensor) -> None:
-    """``(1 - t) e^s`` into ``negative`` and ``t e^-s`` into ``positive``."""
-    if targets.is_floating_point():
+    """``(1 - t) e^s`` into ``negative`` and ``t e^-s`` into ``positive``, which hard targets are in already."""
+    if targets is not positive:
         share = (
             torch.clamp(targets, 0, 1, out=spare) if targets.dtype == spare.dtype else spare.copy_(targets).clamp_(0, 1)
         )
@@ -139,7 +141,6 @@ def _exponentials(logits: Tensor, targets: Tensor, negative: Tensor, positive: T
         torch.reciprocal(negative, out=positive).mul_(share)
         negative.mul_(torch.sub(1, share, out=share))
     else:  # in each cell one of the two, e^-s or e^s
-        positive.copy_(targets.view(torch.uint8) if targets.dtype == torch.bool else targets)
         torch.sub(1, positive, alpha=2, out=negative)
         negative.mul_(logits).exp_()
         positive.mul_(negative)

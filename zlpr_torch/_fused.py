@@ -19,6 +19,7 @@ from ._rows import Options, Rows
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 Implementation: TypeAlias = Literal["auto", "plain", "blocked", "triton"]
+_SAVED: Any = object()  # stands for an option that autograd keeps
 
 
 def loss(
@@ -86,7 +87,7 @@ def _is_seen_through(input: Tensor, *others: Tensor) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch.autograd.forward_ad._current_level >= 0
         or any(type(x) not in (Tensor, torch.nn.Parameter) for x in (input, *others))
-        or (torch.is_grad_enabled() and any(x.requires_grad for x in others))
+        or (torch.is_grad_enabled() and any(x.requires_grad or x.is_inference() for x in others))
     )
 
 
@@ -107,7 +108,7 @@ class _Fused(torch.autograd.Function):
         scale = 1 / max(rows.flat[0], 1) if reduction == "mean" else 1.0
         losses, ctx.state = kernel.forward(rows.of(input), rows.of(target), rows.of_options(given), scale)
         ctx.save_for_backward(input, target, *given.tensors())
-        ctx.call = kernel, rows, reduction, scale, given
+        ctx.call = kernel, rows, reduction, scale, Options._make(_SAVED if isinstance(x, Tensor) else x for x in given)
         return reduce(losses.reshape(rows.batch), reduction)
 
     @staticmethod
@@ -115,8 +116,11 @@ class _Fused(torch.autograd.Function):
         kernel, rows, reduction, scale, given = ctx.call
         input, target, *tensors = ctx.saved_tensors
         options = _refilled(given, tensors)
-        if torch.is_grad_enabled() or _is_batched(upstream):
-            gradient = _gradient_of_plain(input, upstream, target, rows.axes, options, reduction)
+        if torch.is_grad_enabled():  # to be differentiated once more
+            again = plain(input, target, rows.axes, options, reduction)
+            gradient = torch.autograd.grad(again, input, upstream, create_graph=True)[0]
+        elif _is_batched(upstream) or _is_seen_through(upstream):
+            gradient = _linear_in_upstream(input, target, rows.axes, options, upstream * scale)
         else:
             arrays = rows.of(input), rows.of(target), rows.of_options(options)
             gradient = rows.back(kernel.backward(*arrays, ctx.state, upstream.flatten(), scale))
@@ -129,15 +133,19 @@ def _is_batched(upstream: Tensor) -> bool:
     return functorch.is_batchedtensor(upstream) or functorch.is_legacy_batchedtensor(upstream)
 
 
-def _gradient_of_plain(input: Tensor, upstream: Tensor, *call: Any) -> Tensor:
-    """For one more derivative, or many upstreams at once."""
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        losses = plain(input, *call)
-    return torch.autograd.grad(losses, input, upstream, create_graph=again)[0]
+def _linear_in_upstream(
+    input: Tensor, target: Tensor, axes: tuple[int, ...], options: Options, upstream: Tensor
+) -> Tensor:
+    """The gradient by the core, which any transformation of ``upstream`` can look into."""
+    wide = input.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+    slopes: Tensor = zlpr_core.zlpr_grad(wide, target, axis=axes, **options._asdict(), xp=xp)
+    if upstream.dim():
+        for axis in sorted(axes):
+            upstream = upstream.unsqueeze(axis)
+    return (slopes * upstream).to(input.dtype)
 
 
 def _refilled(options: Options, tensors: list[Tensor]) -> Options:
     """With the tensors that autograd has kept, and whose versions it has checked."""
     kept = iter(tensors)
-    return Options._make(next(kept) if isinstance(option, Tensor) else option for option in options)
+    return Options._make(next(kept) if option is _SAVED else option for option in options)
