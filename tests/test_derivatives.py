@@ -47,13 +47,11 @@ def test_gradient(backend, mode, targets, options):
     np.testing.assert_allclose(got, true_gradient(targets, options), rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.spare
 def test_forward_mode(backend, mode, targets, options):
     got = backend.directional("jvp", LOGITS, targets, TANGENT, mode=mode, **options)
     np.testing.assert_allclose(got, np.sum(true_gradient(targets, options) * TANGENT), rtol=1e-12)
 
 
-@pytest.mark.spare
 def test_second_order(backend, mode, targets, options):
     rows = zip(LOGITS, targets.tolist(), full(options), strict=True)
     hessians = [np.asarray(oracle.zlpr_hessian(s, t, **o), float) for s, t, o in rows]

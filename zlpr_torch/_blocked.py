@@ -50,8 +50,12 @@ class _Sweep:
         self.logits, self.targets, self.upstream = logits, targets, upstream
         self.wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
         self.step = max(1, CELLS // logits.shape[1])
-        self.losses = torch.empty(len(logits), dtype=self.wide, device="cpu")
+        self.losses = self.new(len(logits))
         self.gradient = None if upstream is None else torch.empty(logits.shape, dtype=logits.dtype, device="cpu")
+        self.ends = None if targets.dtype == torch.bool else _ends(targets, self.wide)
+
+    def new(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.wide, device="cpu")
 
     def run(self, options: Options) -> State:
         left = self.quickly() if options.absent() else torch.arange(len(self.logits), device="cpu")
@@ -65,18 +69,9 @@ class _Sweep:
 
     def quickly(self) -> Tensor | None:
         """Every row; returns those that have to be computed again, if any."""
-        sums = torch.empty((2, len(self.logits), 1), dtype=self.wide, device="cpu")
-        kind = self.targets.dtype if self.targets.is_floating_point() else self.wide
-        hard = self.targets.dtype == torch.bool
-        ends = None if hard else torch.empty((2, len(self.logits)), dtype=kind, device="cpu")
+        sums = self.new(2, len(self.logits), 1)
         for rows, negative, positive, spare in self.blocks():
-            targets = self.targets[rows]
-            if not targets.is_floating_point():
-                targets = positive.copy_(targets.view(torch.uint8) if ends is None else targets)
-            if ends is not None:
-                torch.amin(targets, dim=1, out=ends[0, rows])
-                torch.amax(targets, dim=1, out=ends[1, rows])
-            _exponentials(self.logits[rows], targets, negative, positive, spare)
+            self.exponentials(rows, negative, positive, spare)
             torch.sum(positive, dim=1, keepdim=True, out=sums[0, rows])
             torch.sum(negative, dim=1, keepdim=True, out=sums[1, rows])
             if self.gradient is not None:
@@ -85,21 +80,7 @@ class _Sweep:
                 if self.gradient.dtype != self.wide:
                     self.gradient[rows] = negative
         torch.sum(torch.log1p(sums.squeeze(2)), dim=0, out=self.losses)
-        return self.inexact(sums, ends)
-
-    def inexact(self, sums: Tensor, ends: Tensor | None) -> Tensor | None:
-        """Rows with a sum that is out of range, or a target."""
-        # below the square root of the largest number, the reciprocals above and their products are normal numbers
-        limit = torch.finfo(self.wide).max ** 0.5
-        slack = 8 * torch.finfo(self.targets.dtype).eps if self.targets.is_floating_point() else 0
-        if not sums.numel() or (
-            sums.max() < limit and (ends is None or (ends[0].min() >= -slack and ends[1].max() <= 1 + slack))
-        ):
-            return None
-        exact: Tensor = (sums < limit).all(dim=0).squeeze(1)
-        if ends is not None:
-            exact &= (ends[0] >= -slack) & (ends[1] <= 1 + slack)
-        return (~exact).nonzero().squeeze(1)
+        return self.inexact(sums)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """Slices of the rows, each with room for three arrays: in the gradient itself, where it has the dtype."""
@@ -111,6 +92,39 @@ class _Sweep:
             positive, spare, one = room[:, : block.stop - start]
             yield block, self.gradient[block] if in_place and self.gradient is not None else one, positive, spare
 
+    def exponentials(self, rows: slice, negative: Tensor, positive: Tensor, spare: Tensor) -> None:
+        """``(1 - t) e^s`` into ``negative`` and ``t e^-s`` into ``positive``."""
+        targets = self.targets[rows]
+        if targets.is_floating_point():
+            self.note_ends(rows, targets)
+            share = targets if targets.dtype == self.wide else spare.copy_(targets)
+            _soft(self.logits[rows], torch.clamp(share, 0, 1, out=spare), negative, positive)
+        else:
+            positive.copy_(targets.view(torch.uint8) if self.ends is None else targets)
+            self.note_ends(rows, positive)
+            _hard(self.logits[rows], negative, positive)
+
+    def note_ends(self, rows: slice, targets: Tensor) -> None:
+        if self.ends is not None:
+            torch.amin(targets, dim=1, out=self.ends[0, rows])
+            torch.amax(targets, dim=1, out=self.ends[1, rows])
+
+    def inexact(self, sums: Tensor) -> Tensor | None:
+        """Rows with a sum or a target that is out of range."""
+        # below the square root of the largest number, the reciprocals above and their products are normal numbers
+        limit = torch.finfo(self.wide).max ** 0.5
+        slack = 8 * torch.finfo(self.targets.dtype).eps if self.targets.is_floating_point() else 0.0
+        if not sums.numel() or (sums.max() < limit and self.within(slack)):
+            return None
+        exact: Tensor = (sums < limit).all(dim=0).squeeze(1)
+        if self.ends is not None:
+            exact &= (self.ends[0] >= -slack) & (self.ends[1] <= 1 + slack)
+        return (~exact).nonzero().squeeze(1)
+
+    def within(self, slack: float) -> bool:
+        """Whether no target is further than ``slack`` outside of [0, 1]."""
+        return self.ends is None or bool(self.ends[0].min() >= -slack and self.ends[1].max() <= 1 + slack)
+
     def by_core(self, rows: Tensor, options: dict[str, Any]) -> None:
         """Some rows, whatever they hold."""
         logits, targets = self.logits[rows].to(self.wide), self.targets[rows]
@@ -118,6 +132,12 @@ class _Sweep:
         if self.gradient is not None:
             share = zlpr_core.zlpr_grad(logits, targets, **options, xp=xp)
             self.gradient[rows] = (self.weighted(rows) * share).to(self.gradient.dtype)
+
+
+def _ends(targets: Tensor, wide: torch.dtype) -> Tensor:
+    """Room for each row's least and greatest target: floating ones are judged in their own dtype."""
+    kind = targets.dtype if targets.is_floating_point() else wide
+    return torch.empty((2, len(targets)), dtype=kind, device="cpu")
 
 
 def _room(cells: int, dtype: torch.dtype) -> Tensor:
@@ -131,17 +151,16 @@ def _room(cells: int, dtype: torch.dtype) -> Tensor:
     return kept[: 3 * cells]
 
 
-def _exponentials(logits: Tensor, targets: Tensor, negative: Tensor, positive: Tensor, spare: Tensor) -> None:
-    """``(1 - t) e^s`` into ``negative`` and ``t e^-s`` into ``positive``, which hard targets are in already."""
-    if targets is not positive:
-        share = (
-            torch.clamp(targets, 0, 1, out=spare) if targets.dtype == spare.dtype else spare.copy_(targets).clamp_(0, 1)
-        )
-        torch.exp(negative.copy_(logits) if logits.dtype != spare.dtype else logits, out=negative)
-        torch.reciprocal(negative, out=positive).mul_(share)
-        negative.mul_(torch.sub(1, share, out=share))
-    else:  # in each cell one of the two, e^-s or e^s
-        torch.sub(1, positive, alpha=2, out=negative)
-        negative.mul_(logits).exp_()
-        positive.mul_(negative)
-        negative.sub_(positive)  # exact: a number from itself, or nothing from it
+def _soft(logits: Tensor, share: Tensor, negative: Tensor, positive: Tensor) -> None:
+    """Uses up ``share``, the targets."""
+    torch.exp(negative.copy_(logits) if logits.dtype != share.dtype else logits, out=negative)
+    torch.reciprocal(negative, out=positive).mul_(share)
+    negative.mul_(torch.sub(1, share, out=share))
+
+
+def _hard(logits: Tensor, negative: Tensor, positive: Tensor) -> None:
+    """In each cell one of the two, e^-s or e^s; ``positive`` holds the targets."""
+    torch.sub(1, positive, alpha=2, out=negative)
+    negative.mul_(logits).exp_()
+    positive.mul_(negative)
+    negative.sub_(positive)  # exact: a number from itself, or nothing from it

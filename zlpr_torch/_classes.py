@@ -11,8 +11,8 @@ from zlpr_core._checks import check_fraction, check_positive
 from zlpr_core._typing import Axis
 
 from ._divergences import kl_divergence, symmetric_kl_divergence
-from ._fused import Implementation, Reduction, check_implementation
-from ._losses import check_reduction, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
+from ._fused import Implementation, Reduction, check_implementation, check_reduction
+from ._losses import rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
 
 
 class _Module(nn.Module):

@@ -5,8 +5,8 @@ from torch import Tensor
 import zlpr_core
 from zlpr_core._typing import Axis
 
-from ._fused import Reduction, reduce
-from ._losses import check_reduction, check_tensors
+from ._fused import Reduction, check_reduction, reduce
+from ._losses import check_tensors
 from ._namespace import xp
 
 

@@ -54,6 +54,12 @@ def reduce(losses: Tensor, reduction: Reduction) -> Tensor:
     return losses.sum() if reduction == "sum" else losses.mean()
 
 
+def check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        msg = f'`reduction` must be "mean", "sum" or "none". Received: {reduction!r}.'
+        raise ValueError(msg)
+
+
 def check_implementation(impl: str) -> None:
     if impl not in ("auto", "plain", "blocked", "triton"):
         msg = f'`impl` must be "auto", "plain", "blocked" or "triton". Received: {impl!r}.'

@@ -16,7 +16,7 @@ from zlpr_core._indices import check_matrix, indicated
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
-from ._fused import Implementation, Reduction, check_implementation, loss, reduce
+from ._fused import Implementation, Reduction, check_implementation, check_reduction, loss, reduce
 from ._namespace import xp
 from ._rows import Options
 
@@ -287,12 +287,6 @@ def zlpr_terms(
     return zlpr_core.zlpr_terms(
         input, target, axis=dim, where=mask, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp
     )
-
-
-def check_reduction(reduction: str) -> None:
-    if reduction not in ("mean", "sum", "none"):
-        msg = f'`reduction` must be "mean", "sum" or "none". Received: {reduction!r}.'
-        raise ValueError(msg)
 
 
 def check_tensors(**arguments: object) -> None:

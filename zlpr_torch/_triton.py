@@ -56,8 +56,8 @@ def backward(
     settings = _settings(logits, targets)
     cells = _cells(logits, targets, options, stats.dtype)
     with torch.cuda.device_of(logits):
-        grid = (rows, triton.cdiv(classes, settings["block"]))
-        _backward[grid](grad, stats, upstream, upstream.stride(0), cells, classes, **settings)
+        blocks = triton.cdiv(classes, settings["block"])
+        _backward[(rows * blocks,)](grad, stats, upstream, upstream.stride(0), cells, classes, **settings)
     return grad
 
 
@@ -119,8 +119,8 @@ def _forward(losses, stats, cells, classes, slack: tl.constexpr, block: tl.const
 
 @_jit
 def _backward(grad, stats, upstream, stride, cells, classes, slack: tl.constexpr, block: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.program_id(1).to(tl.int64) * block + tl.arange(0, block)
+    program, blocks = tl.program_id(0).to(tl.int64), tl.cdiv(classes, block)
+    row, columns = program // blocks, program % blocks * block + tl.arange(0, block)
     dtype: tl.constexpr = stats.dtype.element_ty
     up, pulled = tl.load(stats + row * 4), tl.load(stats + row * 4 + 1)
     down, pushed = tl.load(stats + row * 4 + 2), tl.load(stats + row * 4 + 3)

@@ -66,7 +66,7 @@ class Backend(ABC):
         return function
 
     def covers(self, dtype, mode):
-        """Whether to spend time on this combination; every dtype and every mode is in one at least."""
+        """Whether to spend time on this combination; another backend judges the same where not."""
         return True
 
     def spares(self, dtype, mode):

@@ -15,8 +15,10 @@ from harness.base import ADAPTED, Backend, as_numpy, widened
 
 jax.config.update("jax_enable_x64", True)
 # pytest's workers inherit the environment, so that each program is compiled by one of them only
-CACHE = os.environ.setdefault("ZLPR_TEST_PROGRAMS", tempfile.mkdtemp(prefix="zlpr-"))
-jax.config.update("jax_compilation_cache_dir", CACHE)
+if "ZLPR_TEST_PROGRAMS" not in os.environ:
+    KEPT = tempfile.TemporaryDirectory(prefix="zlpr-")  # until the process that starts the workers ends
+    os.environ["ZLPR_TEST_PROGRAMS"] = KEPT.name
+jax.config.update("jax_compilation_cache_dir", os.environ["ZLPR_TEST_PROGRAMS"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
