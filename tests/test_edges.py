@@ -101,7 +101,8 @@ def test_targets_a_rounding_beyond_the_ends_are_0_or_1(backend, dtype, mode):
     beyond = legal + np.asarray([[slack, -slack, 0], [0, 0, -slack], [1.5 * slack, 0, 0], [0, 0, -1.5 * slack]])
     wide = "float64" if dtype == "float64" else "float32"
     got = backend.loss(logits, beyond, wide, target_dtype=dtype, mode=mode)
-    np.testing.assert_array_equal(got[:2], backend.loss(logits, legal, wide, target_dtype=dtype, mode=mode)[:2])
+    true = [float(oracle.zlpr(row, [1, 0, 0])) for row in logits[:2]]
+    assert value_error(got[:2], np.asarray(true), wide).max() <= 1
     assert np.isnan(got[2:]).all()
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from ._checks import check_options, check_pair, class_axes
 from ._indices import indicated
 from ._namespace import infer
-from ._reduce import Terms, log1p_sum_exp, share_of_sum
+from ._reduce import Terms, log1p_sum_exp, share_of, total_of
 from ._targets import compute_dtype, read_targets, soft_targets
 from ._typing import Array, ArrayT, Axis, Extended, Namespace
 
@@ -182,7 +182,7 @@ def zlpr_terms(
     (array([0.1269]), array([0.862]))
     """
     xp = infer(xp, logits=logits, targets=targets)
-    sides = _sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
+    sides = read_sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
     axes = class_axes(logits, axis, xp=xp)
     positive: ArrayT = log1p_sum_exp(sides.positive, axis=axes, xp=xp)
     negative: ArrayT = log1p_sum_exp(sides.negative, axis=axes, xp=xp)
@@ -219,8 +219,8 @@ def zlpr_grad(
     >>> zlpr_grad(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
     array([[-0.1192,  0.1554,  0.4223]])
     """
-    pull, push, moves, xp = _shares(logits, targets, axis, where, weight, pos_weight, threshold, xp)
-    grad: ArrayT = xp.astype(xp.where(moves, push - pull, 0.0), logits.dtype)
+    pull, push, movable, xp = _shares(logits, targets, axis, where, weight, pos_weight, threshold, xp)
+    grad: ArrayT = xp.astype(xp.where(movable, push - pull, 0.0), logits.dtype)
     return grad
 
 
@@ -256,9 +256,9 @@ def zlpr_hessian_diag(
     >>> zlpr_hessian_diag(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
     array([[0.105 , 0.1312, 0.244 ]])
     """
-    pull, push, moves, xp = _shares(logits, targets, axis, where, weight, pos_weight, threshold, xp)
+    pull, push, movable, xp = _shares(logits, targets, axis, where, weight, pos_weight, threshold, xp)
     curvature = pull * (1 - pull) + push * (1 - push)
-    diagonal: ArrayT = xp.astype(xp.where(moves, curvature, 0.0), logits.dtype)
+    diagonal: ArrayT = xp.astype(xp.where(movable, curvature, 0.0), logits.dtype)
     return diagonal
 
 
@@ -317,31 +317,36 @@ def _shares(
 ) -> tuple[Any, Any, Any, Extended]:
     """What each logit has of the two halves, and which logits a step can move."""
     xp = infer(xp, logits=logits, targets=targets)
-    sides = _sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
+    sides = read_sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
     axes = class_axes(logits, axis, xp=xp)
-    moves = abs(logits) != inf
-    moves = moves if where is None else moves & where
-    pull, push = (share_of_sum(side, axis=axes, xp=xp) for side in sides)
-    return pull, push, moves, xp
+    pull, push = (share_of(side, total_of(side, axis=axes, xp=xp), xp=xp) for side in sides)
+    return pull, push, moves(logits, where), xp
 
 
-class _Sides(NamedTuple):
+def moves(logits: Array, where: Array | None, /) -> Any:
+    """Which logits a step can move."""
+    finite: Any = abs(logits) != inf
+    return finite if where is None else finite & where
+
+
+class Sides(NamedTuple):
     """The terms of the two halves."""
 
     positive: Terms
     negative: Terms
 
 
-def _sides(
+def read_sides(
     logits: Array,
     targets: Array,
-    where: Array | None,
-    weight: Array | float | None,
-    pos_weight: Array | float | None,
-    threshold: Array | float,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float = 0.0,
     *,
     xp: Namespace,
-) -> _Sides:
+) -> Sides:
+    """What the arguments of every public function here come down to."""
     check_pair(logits, targets, xp=xp)
     check_options(logits, where=where, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
     dtype = compute_dtype(logits.dtype, xp=xp)
@@ -353,7 +358,7 @@ def _sides(
     both = None if weight is None else kept(_non_negative(weight, z, xp=xp), where, xp=xp)
     ours = None if pos_weight is None else kept(_non_negative(pos_weight, z, xp=xp), where, xp=xp)
     positive = _terms(-z, t, (both, ours), None if lost is None else -lost, xp=xp)
-    return _Sides(positive, _terms(z, rest, (both,), lost, xp=xp))
+    return Sides(positive, _terms(z, rest, (both,), lost, xp=xp))
 
 
 def _terms(logit: Any, share: Any, weights: tuple[Any, ...], lost: Any, *, xp: Namespace) -> Terms:

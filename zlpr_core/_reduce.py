@@ -21,31 +21,44 @@ class Terms(NamedTuple):
     lost: Any  # what rounding took from the logit, or None for nothing
 
 
+class Total(NamedTuple):
+    """Of each row, ``1 + Σ terms = e^shift · (1 + rest)``."""
+
+    shift: Any  # a whole number
+    rest: Any
+
+
 def log1p_sum_exp(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> Any:
     """``log(1 + Σ terms)`` over ``axis``."""
-    shift, total, _ = _shifted_sum(terms, axis=axis, xp=xp)
-    return xp.squeeze(shift + xp.log1p(total), axis=axis)
+    return log_of(total_of(terms, axis=axis, xp=xp), axis=axis, xp=xp)
 
 
-def share_of_sum(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> Any:
-    """``terms / (1 + Σ terms)``, the derivative of ``log1p_sum_exp`` in each logit."""
-    _, total, scaled = _shifted_sum(terms, axis=axis, xp=xp)
-    return scaled / (1 + total)
-
-
-def _shifted_sum(terms: Terms, *, axis: tuple[int, ...], xp: Namespace) -> tuple[Any, Any, Any]:
-    """``(shift, total, scaled)`` with ``1 + Σ terms = e^shift · (1 + total)`` and terms scaled likewise."""
+def total_of(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> Total:
+    """``1 + Σ terms`` over ``axis``, which stays, with one cell."""
     largest = xp.max(_log_terms(terms, xp=xp), axis=axis, keepdims=True)
     shift = xp.floor(xp.where(largest > 0, largest, 0.0))
-    finite = shift < inf
+    # 1 + rest = e^-shift + Σ scaled; expm1 is 0 for shift 0, so that a small sum reaches log1p unrounded
+    one = xp.expm1(xp.where(shift < inf, -shift, 0.0))
+    return Total(shift, xp.sum(_scaled(terms, shift, xp=xp), axis=axis, keepdims=True) + one)
+
+
+def log_of(total: Total, /, *, axis: tuple[int, ...], xp: Namespace) -> Any:
+    """The logarithm of a total, without ``axis``."""
+    return xp.squeeze(total.shift + xp.log1p(total.rest), axis=axis)
+
+
+def share_of(terms: Terms, total: Total, /, *, xp: Namespace) -> Any:
+    """``terms / (1 + Σ terms)``: of the logarithm of their total, the derivative in each logit."""
+    return _scaled(terms, total.shift, xp=xp) / (1 + total.rest)
+
+
+def _scaled(terms: Terms, shift: Any, *, xp: Namespace) -> Any:
+    """``terms · e^-shift``."""
     # a quarter of the largest number stands for an infinite logit, so that inf - inf and 0 * inf never happen
     far = float(xp.finfo(terms.logit.dtype).max) / 4
     logit = xp.where(terms.logit == inf, far, xp.where(terms.logit == -inf, -far, terms.logit))
-    scaled = _weighted_exp(logit - xp.where(finite, shift, far), terms.weight, log(far), xp=xp)
-    scaled = scaled if terms.lost is None else scaled * (1 + terms.lost)
-    # 1 + total = e^-shift + Σ scaled; expm1 is 0 for shift 0, so that a small sum reaches log1p unrounded
-    total = xp.sum(scaled, axis=axis, keepdims=True) + xp.expm1(xp.where(finite, -shift, 0.0))
-    return shift, total, scaled
+    scaled = _weighted_exp(logit - xp.where(shift < inf, shift, far), terms.weight, log(far), xp=xp)
+    return scaled if terms.lost is None else scaled * (1 + terms.lost)
 
 
 def _log_terms(terms: Terms, *, xp: Namespace) -> Any:

@@ -17,6 +17,7 @@ from zlpr_core._namespace import bound
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
+from . import _rule
 from ._namespace import xp
 
 
@@ -74,18 +75,12 @@ def zlpr_loss(
         >>> print(ops.convert_to_numpy(loss).round(4))
         [0.9889]
     """
-    positive, negative = zlpr_terms(
-        labels,
-        logits,
-        axis=axis,
-        where=where,
-        weight=weight,
-        pos_weight=pos_weight,
-        threshold=threshold,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
-    )
-    return positive + negative
+    targets, kept, scores = _prepared(labels, logits, where, label_smoothing, ignore_index)
+    arrays = {"where": kept, "weight": _tensor(weight), "pos_weight": _tensor(pos_weight)}
+    moved = not isinstance(threshold, (int, float)) or threshold != 0
+    if not moved and all(option is None for option in arrays.values()) and _rule.holds():
+        return _rule.zlpr(scores, targets, axis)
+    return zlpr_core.zlpr(scores, targets, axis=axis, **arrays, threshold=_tensor(threshold), xp=xp)
 
 
 def sparse_zlpr_loss(

@@ -46,11 +46,24 @@ def _max(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     return ops.max(x, axis=axis, keepdims=keepdims, initial=-inf)  # without it an empty batch raises
 
 
+def _min(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+    return ops.min(x, axis=axis, keepdims=keepdims, initial=inf)
+
+
 def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     if backend.backend() != "tensorflow":
         return ops.sum(x, axis=axis, keepdims=keepdims)
     # TensorFlow adds one by one: 10 000 equal float32 terms are off by 8e-6
-    return ops.cast(ops.sum(ops.cast(x, "float64"), axis=axis, keepdims=keepdims), x.dtype)
+    return ops.cast(ops.sum(ops.cast(_partly_summed(x, axis), "float64"), axis=axis, keepdims=keepdims), x.dtype)
+
+
+def _partly_summed(x: Any, axis: tuple[int, ...]) -> Any:
+    """Up to 64 neighbours added already, where that takes no copy: float64 would be a copy of twice the size."""
+    *rows, classes = ops.shape(x)
+    if axis != (len(rows),) or not isinstance(classes, int):
+        return x
+    together = next((n for n in range(64, 0, -1) if classes % n == 0), 1)
+    return ops.sum(ops.reshape(x, (*rows, classes // together, together)), axis=-1)
 
 
 def _asarray(x: Any, /, *, device: Any) -> Any:
@@ -85,6 +98,7 @@ xp = namespace_from(
     where=_where,
     floor=_floor,
     max=_max,
+    min=_min,
     sum=_sum,
     permute_dims=ops.transpose,
     asarray=_asarray,
