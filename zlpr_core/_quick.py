@@ -4,30 +4,44 @@ For adapters whose compiler can look at a number and take the exact way after al
 """
 
 from math import inf, log
-from typing import Any
+from typing import Any, TypeAlias
 
 from ._reduce import Total
 from ._targets import compute_dtype
 from ._typing import Array, Namespace
 
+Halves: TypeAlias = tuple[Any, Any]
+"""The positive one and the negative one."""
 
-def quick_totals(logits: Array, targets: Array, /, *, axis: tuple[int, ...], xp: Namespace) -> tuple[Any, Any]:
+
+def quick_terms(logits: Array, targets: Array, /, *, xp: Namespace) -> Halves:
+    """``t e^-s`` and ``(1 - t) e^s``, by one exponential; an absurd number for what is not legal."""
+    z = xp.astype(logits, compute_dtype(logits.dtype, xp=xp))
+    if xp.isdtype(targets.dtype, "real floating"):
+        t, up = xp.astype(targets, z.dtype), xp.exp(z)
+        return t / up, (1 - t) * up
+    hard = _read(targets, z.dtype, xp=xp)
+    term = xp.exp(xp.where(hard, -z, z))
+    return xp.where(hard, term, 0.0), xp.where(hard, 0.0, term)
+
+
+def quick_totals(terms: Halves, targets: Array, /, *, axis: tuple[int, ...], xp: Namespace) -> tuple[Halves, Any]:
     """``((positive, negative), fits)``: the totals of the two halves, and of each row whether they are exact.
 
     They are unless a sum, and with it a logit on the wrong side, is near the end of the dtype's range, or a target is
     not legal. ``fits`` is false for NaN.
     """
-    falls, rises = _terms(logits, targets, xp=xp)
-    sums = [xp.sum(terms, axis=axis, keepdims=True) for terms in (falls, rises)]
+    falls, rises = (xp.sum(half, axis=axis, keepdims=True) for half in terms)
     limit = float(xp.finfo(rises.dtype).max) ** 0.5  # so that shares, and their products, stay within the range
-    fits = (sums[0] < limit) & (sums[1] < limit)
+    fits = (falls < limit) & (rises < limit)
     if not xp.isdtype(targets.dtype, "bool"):
-        least, most = (of(targets, axis=axis, keepdims=True) for of in (xp.min, xp.max))
+        numbers = xp.astype(targets, rises.dtype) if xp.isdtype(targets.dtype, "integral") else targets
+        least, most = (of(numbers, axis=axis, keepdims=True) for of in (xp.min, xp.max))
         fits = fits & (least >= 0) & (most <= 1)
-    return tuple(Total(0 * sums_, sums_) for sums_ in sums), fits
+    return (Total(0 * falls, falls), Total(0 * rises, rises)), fits
 
 
-def quick_slopes(logits: Array, targets: Array, totals: tuple[Total, Total], /, *, xp: Namespace) -> Any:
+def quick_slopes(logits: Array, targets: Array, totals: Halves, /, *, xp: Namespace) -> Any:
     """The derivative in the logits for totals from wherever; NaN or not beside a target that is not legal."""
     z = xp.astype(logits, compute_dtype(logits.dtype, xp=xp))
     positive, negative = totals
@@ -45,17 +59,6 @@ def quick_slopes(logits: Array, targets: Array, totals: tuple[Total, Total], /, 
 def _capped_exp(gap: Any, *, xp: Namespace) -> Any:
     cap = log(float(xp.finfo(gap.dtype).max)) - 0.5
     return xp.exp(xp.where(gap > cap, cap, gap))
-
-
-def _terms(logits: Array, targets: Array, *, xp: Namespace) -> tuple[Any, Any]:
-    """``t e^-s`` and ``(1 - t) e^s``, by one exponential."""
-    z = xp.astype(logits, compute_dtype(logits.dtype, xp=xp))
-    if xp.isdtype(targets.dtype, "real floating"):
-        t, up = xp.astype(targets, z.dtype), xp.exp(z)
-        return t / up, (1 - t) * up
-    hard = _read(targets, z.dtype, xp=xp)
-    term = xp.exp(xp.where(hard, -z, z))
-    return xp.where(hard, term, 0.0), xp.where(hard, 0.0, term)
 
 
 def _read(targets: Array, dtype: Any, *, xp: Namespace) -> Any:

@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from zlpr_core._checks import class_axes
 from zlpr_core._losses import moves, read_sides
-from zlpr_core._quick import quick_slopes, quick_totals
+from zlpr_core._quick import quick_slopes, quick_terms, quick_totals
 from zlpr_core._reduce import Total, log_of, share_of, total_of
 from zlpr_core._targets import compute_dtype
 
@@ -125,10 +125,11 @@ def _exact_totals(fixed: Fixed, scores: jax.Array, others: Others) -> Totals:
 
 def _quick_totals(fixed: Fixed, scores: jax.Array, others: Others) -> Totals:
     """Exact as well: what does not fit is computed again, by a loop that runs once or never, under ``vmap`` too."""
-    quick, fits = quick_totals(scores, others["targets"], axis=fixed.axis, xp=xp)
+    targets = others["targets"]
+    quick, fits = quick_totals(quick_terms(scores, targets, xp=xp), targets, axis=fixed.axis, xp=xp)
 
     def again(state: Any) -> Any:
-        inputs = _apart(scores, others["targets"], state)[:2]  # else XLA computes ahead of the loop
+        inputs = _apart(scores, targets, state)[:2]  # else XLA computes ahead of the loop
         return jnp.bool_(True), _by_blocks(fixed, *inputs)
 
     totals: Totals = jax.lax.while_loop(lambda state: ~state[0], again, (jnp.all(fits), quick))[1]
