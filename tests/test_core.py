@@ -8,7 +8,10 @@ import oracle
 import pytest
 
 import zlpr_core
-from zlpr_core._namespace import namespace_from
+from zlpr_core._losses import read_sides
+from zlpr_core._namespace import infer, namespace_from
+from zlpr_core._quick import quick_slopes, quick_terms, quick_totals
+from zlpr_core._reduce import log_of, total_of
 
 LOGITS, TARGETS = np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])
 CALLS = {
@@ -128,3 +131,35 @@ def test_where_nobody_can_look_an_illegal_id_is_nan_for_its_example():
     got = zlpr_core.sparse_zlpr(logits.reshape(3, 2, 2), np.asarray([[0, 4], [1, -1], [3, 9]]), axis=(1, 2), xp=blind)
     np.testing.assert_array_equal(np.isnan(got), [True, False, True])
     assert zlpr_core.span_to_index(np.asarray([1]), np.asarray([8]), 8, xp=blind).tolist() == [64]
+
+
+FAR, NAN, INF = 1e3, float("nan"), float("inf")
+QUICK = {  # logits, targets, whether sums without a shift are exact
+    "hard": ([2.0, -1.0, 0.5], [True, False, False], True),
+    "hard, absent classes": ([2.0, -INF, INF], [False, False, True], True),
+    "hard, far on the wrong side": ([2.0, -1.0, FAR], [True, False, False], False),
+    "hard, far on the right side": ([2.0, -FAR, FAR], [True, False, True], True),
+    "hard, infinitely wrong": ([INF, 0.0, 1.0], [False, True, False], False),
+    "integers": ([2.0, -1.0, 0.5], [1, 0, 0], True),
+    "integers, illegal": ([2.0, -1.0, 0.5], [1, 0, 2], False),
+    "soft": ([2.0, -1.0, 0.5], [0.9, 0.0, 1.0], True),
+    "soft, far": ([2.0, -1.0, FAR], [0.9, 0.0, 0.5], False),
+    "soft, illegal": ([2.0, -1.0, 0.5], [0.9, 0.0, 1 + 1e-12], False),
+    "NaN logit": ([2.0, NAN, 0.5], [True, False, False], False),
+    "NaN target": ([2.0, -1.0, 0.5], [0.9, NAN, 0.5], False),
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("logits", "targets", "exact"), QUICK.values(), ids=QUICK)
+def test_quick_totals_know_where_they_are_exact(logits, targets, exact):
+    logits, targets = np.asarray([logits]), np.asarray([targets])
+    xp = infer(None, logits=logits)
+    totals, fits = quick_totals(quick_terms(logits, targets, xp=xp), targets, axis=(1,), xp=xp)
+    assert fits.item() is exact
+    if exact:
+        loss = sum(log_of(total, axis=(1,), xp=xp) for total in totals)
+        np.testing.assert_allclose(loss, zlpr_core.zlpr(logits, targets), rtol=1e-15)
+    totals = tuple(total_of(side, axis=(1,), xp=xp) for side in read_sides(logits, targets, xp=xp))
+    slopes = quick_slopes(logits, targets, totals, xp=xp)
+    np.testing.assert_allclose(slopes, zlpr_core.zlpr_grad(logits, targets), rtol=1e-13, atol=1e-16)

@@ -3,7 +3,7 @@
 For adapters whose compiler can look at a number and take the exact way after all; far fewer than all batches need it.
 """
 
-from math import inf, log
+from math import inf, log, nan
 from typing import Any, TypeAlias
 
 from ._reduce import Total
@@ -42,10 +42,11 @@ def quick_totals(terms: Halves, targets: Array, /, *, axis: tuple[int, ...], xp:
 
 
 def quick_slopes(logits: Array, targets: Array, totals: Halves, /, *, xp: Namespace) -> Any:
-    """The derivative in the logits for totals from wherever; NaN or not beside a target that is not legal."""
+    """The derivative in the logits for totals from wherever; NaN in a row where one of them is."""
     z = xp.astype(logits, compute_dtype(logits.dtype, xp=xp))
     positive, negative = totals
-    fall, rise = -1 / (1 + positive.rest), 1 / (1 + negative.rest)
+    both = positive.rest + negative.rest
+    fall, rise = (xp.where(both == both, share, nan) for share in (-1 / (1 + positive.rest), 1 / (1 + negative.rest)))
     t = _read(targets, z.dtype, xp=xp)
     if xp.isdtype(t.dtype, "bool"):
         term = xp.exp(xp.where(t, -(z + positive.shift), z - negative.shift))

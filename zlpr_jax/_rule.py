@@ -113,9 +113,15 @@ def _totals_jvp(fixed: Fixed, primals: Any, tangents: Any) -> Any:
     return jax.jvp(partial(_exact_totals, fixed), primals, tangents)
 
 
+@jax.custom_jvp
 def _apart(*arrays: Any) -> Any:
     """The same, of which XLA does not know that it has seen them before."""
     return jax.lax.optimization_barrier(arrays)  # type: ignore[no-untyped-call]
+
+
+@_apart.defjvp
+def _apart_jvp(primals: Any, tangents: Any) -> Any:
+    return _apart(*primals), tangents  # as JAX before 0.5 does not know
 
 
 def _exact_totals(fixed: Fixed, scores: jax.Array, others: Others) -> Totals:
@@ -148,7 +154,7 @@ def _by_blocks(fixed: Fixed, scores: jax.Array, targets: jax.Array) -> Totals:
     count, classes = rows[0].shape
     fit = max(1, BLOCK // classes)
     step = next((n for n in range(fit, fit // 8, -1) if count % n == 0), fit)  # a rest would cost a copy of everything
-    totals = jax.lax.map(of_row, rows, batch_size=step)
+    totals = jax.lax.map(of_row, rows, batch_size=None if step == 1 else step)
     positive, negative = jax.tree.map(lambda x: jnp.expand_dims(x.reshape(lengths), sorted(fixed.axis)), totals)
     return positive, negative
 
