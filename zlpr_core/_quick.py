@@ -50,7 +50,7 @@ def quick_slopes(logits: Array, targets: Array, totals: Halves, /, *, xp: Namesp
     t = _read(targets, z.dtype, xp=xp)
     if xp.isdtype(t.dtype, "bool"):
         term = xp.exp(xp.where(t, -(z + positive.shift), z - negative.shift))
-        slopes = term * xp.where(t, fall, rise)
+        slopes = xp.where(t, term * fall, term * rise)
     else:  # an exponential beside a weight of 0 may be far out of range
         down, up = (_capped_exp(gap, xp=xp) for gap in (-(z + positive.shift), z - negative.shift))
         slopes = t * down * fall + (1 - t) * up * rise

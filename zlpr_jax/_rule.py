@@ -58,7 +58,7 @@ def _jvp(fixed: Fixed, primals: tuple[jax.Array, Others], tangents: tuple[Any, O
     losses = _losses(fixed, totals)
     change = _change(fixed, scores, others, others_moved)
     if not isinstance(moved, SymbolicZero):
-        slope = _slope(fixed, *_apart(scores, others, totals))  # else XLA keeps every exponential for this
+        slope = _slope(fixed, scores, others, totals)
         change = change + jnp.sum(slope * moved.astype(slope.dtype), axis=fixed.axis)
     return losses, change
 
@@ -87,25 +87,29 @@ def _losses(fixed: Fixed, totals: Totals) -> jax.Array:
 
 def _slope(fixed: Fixed, scores: jax.Array, others: Others, totals: Totals) -> jax.Array:
     """Of the losses in the logits, not yet rounded to half precision: a loss scale comes before."""
-    if _is_simple(fixed, others):
-        slope: jax.Array = quick_slopes(scores, others["targets"], totals, xp=xp)
+    if _is_quick(fixed, scores, others):
+        inputs = _apart(scores, others["targets"], totals)  # else XLA keeps every exponential for this
+        slope: jax.Array = quick_slopes(*inputs, xp=xp)
         return slope
     sides = _sides(fixed, scores, others)
     pull, push = (share_of(side, total, xp=xp) for side, total in zip(sides, totals, strict=True))
     return jnp.where(moves(scores, others.get("where")), push - pull, 0.0)
 
 
-def _is_simple(fixed: Fixed, others: Others) -> bool:
-    return len(others) == 1 and not any(value for _, value in fixed.numbers)
+def _is_quick(fixed: Fixed, scores: jax.Array, others: Others) -> bool:
+    """For the loss without options on one CPU: elsewhere a loop has devices wait for each other, or for the host."""
+    described = jax.typeof(scores) if hasattr(jax, "typeof") else None
+    in_no_mesh = described is None or described.sharding.mesh.empty
+    alone = jax.default_backend() == "cpu" and jax.device_count() == 1 and in_no_mesh
+    simple = len(others) == 1 and not any(value for _, value in fixed.numbers)
+    return alone and simple and bool(scores.size)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _totals(fixed: Fixed, scores: jax.Array, others: Others) -> Totals:
-    exact = partial(_exact_totals, fixed)
-    if not _is_simple(fixed, others) or not scores.size:
-        return exact(scores, others)
-    totals: Totals = jax.lax.platform_dependent(scores, others, cpu=partial(_quick_totals, fixed), default=exact)
-    return totals
+    if _is_quick(fixed, scores, others):
+        return _quick_totals(fixed, scores, others)
+    return _exact_totals(fixed, scores, others)
 
 
 @_totals.defjvp
