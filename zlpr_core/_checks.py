@@ -58,6 +58,8 @@ def _likely_fix(targets: Array, *, xp: Namespace) -> str:
 def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...]:
     """``axis`` as a tuple of distinct non-negative ints, none of them empty."""
     shape = tuple(logits.shape)
+    if type(axis) is int and -len(shape) <= axis < len(shape) and shape[axis] != 0:
+        return (axis % len(shape),)  # what nearly every call has
     if not isinstance(axis, (int, tuple, list)) and hasattr(axis, "__index__"):
         axis = axis.__index__()  # an integer of NumPy
     given = (axis,) if isinstance(axis, int) else axis

@@ -40,7 +40,7 @@ def loss(
         return fused
     rows = Rows(input.shape, axes)
     losses, _ = kernel.forward(rows.of(input), rows.of(target), rows.of_options(options), None)
-    return reduce(losses.reshape(rows.batch), reduction)
+    return reduce(rows.of_examples(losses), reduction)
 
 
 def plain(input: Tensor, target: Tensor, axes: tuple[int, ...], options: Options, reduction: Reduction) -> Tensor:
@@ -115,7 +115,7 @@ class _Fused(torch.autograd.Function):
         losses, ctx.state = kernel.forward(rows.of(input), rows.of(target), rows.of_options(given), scale)
         ctx.save_for_backward(input, target, *given.tensors())
         ctx.call = kernel, rows, reduction, scale, Options._make(_SAVED if isinstance(x, Tensor) else x for x in given)
-        return reduce(losses.reshape(rows.batch), reduction)
+        return reduce(rows.of_examples(losses), reduction)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -153,5 +153,7 @@ def _linear_in_upstream(
 
 def _refilled(options: Options, tensors: list[Tensor]) -> Options:
     """With the tensors that autograd has kept, and whose versions it has checked."""
+    if not tensors:
+        return options
     kept = iter(tensors)
     return Options._make(next(kept) if option is _SAVED else option for option in options)

@@ -38,7 +38,13 @@ class Rows:
         return cells.movedim(self.axes, self._last()).reshape(self.flat)
 
     def of_options(self, options: Options) -> Options:
+        if options.absent():
+            return options
         return Options._make(self.of(x.expand(self.shape)) if isinstance(x, Tensor) else x for x in options)
+
+    def of_examples(self, losses: Tensor) -> Tensor:
+        """One value a row as one an example."""
+        return losses if self.already else losses.reshape(self.batch)
 
     def back(self, cells: Tensor) -> Tensor:
         if self.already:
