@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import zlpr_core
 from zlpr_tf import kl_divergence, multi_hot, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_divergence, zlpr_loss
 
 RNG = np.random.default_rng(0)
@@ -20,6 +21,26 @@ def test_one_graph_serves_every_batch(jit, kind):
         labels = tf.cast(HARD[:rows], kind)
         np.testing.assert_allclose(compiled(labels, LOGITS[:rows]), zlpr_loss(labels, LOGITS[:rows]), rtol=1e-14)
     assert compiled.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
+def test_one_row_that_is_far_out_leaves_the_others_alone(labels, jit):
+    """It makes all of them be computed again, where the sums are taken without a shift at first."""
+    far = LOGITS.copy()
+    far[4] *= 1e4
+
+    @tf.function(jit_compile=jit)
+    def both(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses = zlpr_loss(labels, logits)
+        return losses, tape.gradient(losses, logits)
+
+    for logits in (LOGITS, far):
+        losses, slopes = both(tf.constant(logits))
+        np.testing.assert_allclose(losses, zlpr_core.zlpr(logits, labels), rtol=1e-13)
+        np.testing.assert_allclose(slopes, zlpr_core.zlpr_grad(logits, labels), rtol=1e-12, atol=1e-30)
 
 
 def test_unknown_number_of_classes():

@@ -102,7 +102,7 @@ class _Sweep:
         else:
             positive.copy_(targets.view(torch.uint8) if self.ends is None else targets)
             self.note_ends(rows, positive)
-            _hard(self.logits[rows], negative, positive)
+            _hard(self.logits[rows], negative, positive, spare)
 
     def note_ends(self, rows: slice, targets: Tensor) -> None:
         if self.ends is not None:
@@ -154,13 +154,14 @@ def _room(cells: int, dtype: torch.dtype) -> Tensor:
 def _soft(logits: Tensor, share: Tensor, negative: Tensor, positive: Tensor) -> None:
     """Uses up ``share``, the targets."""
     torch.exp(negative.copy_(logits) if logits.dtype != share.dtype else logits, out=negative)
-    torch.reciprocal(negative, out=positive).mul_(share)
+    torch.div(share, negative, out=positive)
     negative.mul_(torch.sub(1, share, out=share))
 
 
-def _hard(logits: Tensor, negative: Tensor, positive: Tensor) -> None:
+def _hard(logits: Tensor, negative: Tensor, positive: Tensor, spare: Tensor) -> None:
     """In each cell one of the two, e^-s or e^s; ``positive`` holds the targets."""
-    torch.sub(1, positive, alpha=2, out=negative)
-    negative.mul_(logits).exp_()
+    if logits.dtype != positive.dtype:
+        logits = spare.copy_(logits)
+    torch.addcmul(logits, logits, positive, value=-2, out=negative).exp_()  # NaN beside infinity: then the core's turn
     positive.mul_(negative)
     negative.sub_(positive)  # exact: a number from itself, or nothing from it
