@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("zlpr_core", "zlpr_torch", "zlpr_jax", "zlpr_tf")
 LOSSES, REDUCE, TARGETS = "zlpr_core/_losses.py", "zlpr_core/_reduce.py", "zlpr_core/_targets.py"
-INDICES, DIVERGENCES = "zlpr_core/_indices.py", "zlpr_core/_divergences.py"
+QUICK, INDICES, DIVERGENCES = "zlpr_core/_quick.py", "zlpr_core/_indices.py", "zlpr_core/_divergences.py"
 MUTANTS = {
     "drop the threshold": (LOSSES, "return z - theta,", "return z,"),
     "threshold the wrong way": (LOSSES, "return z - theta,", "return z + theta,"),
@@ -38,12 +38,12 @@ MUTANTS = {
         "return xp.float64 if xp.isdtype(dtype, xp.float64) else xp.float32",
         "return xp.float32",
     ),
-    "log instead of log1p": (REDUCE, "xp.log1p(total)", "xp.log(1 + total)"),
-    "forget the one": (REDUCE, "shift + xp.log1p(total)", "shift + xp.log(total)"),
+    "log instead of log1p": (REDUCE, "xp.log1p(total.rest)", "xp.log(1 + total.rest)"),
+    "forget the one": (REDUCE, "total.shift + xp.log1p(total.rest)", "total.shift + xp.log(total.rest)"),
     "count the one twice": (
         REDUCE,
-        "+ xp.expm1(xp.where(finite, -shift, 0.0))",
-        "+ xp.exp(xp.where(finite, -shift, 0.0))",
+        "one = xp.expm1(xp.where(shift < inf, -shift, 0.0))",
+        "one = xp.exp(xp.where(shift < inf, -shift, 0.0))",
     ),
     "no maximum kept apart": (REDUCE, "shift = xp.floor(xp.where(largest > 0, largest, 0.0))", "shift = 0 * largest"),
     "shift not whole": (
@@ -70,8 +70,8 @@ MUTANTS = {
     "illegal weights pass": (LOSSES, "return xp.where(weight >= 0, weight, nan)", "return weight"),
     "gradient in float32 only": (
         LOSSES,
-        "xp.astype(xp.where(moves, push - pull, 0.0), logits.dtype)",
-        "xp.where(moves, push - pull, 0.0)",
+        "xp.astype(xp.where(movable, push - pull, 0.0), logits.dtype)",
+        "xp.where(movable, push - pull, 0.0)",
     ),
     "half the entropy": (LOSSES, "= 2 * xp.squeeze", "= xp.squeeze"),
     "σ(s) for σ(2s)": ("zlpr_core/_decoding.py", "scale: float = 2.0", "scale: float = 1.0"),
@@ -128,6 +128,11 @@ MUTANTS = {
         "share = kept(1 / (1 + small * small), where, xp=xp)",
         "share = 1 / (1 + small * small)",
     ),
+    "quick sums out of range": (QUICK, "(falls < limit) & (rises < limit)", "(falls == falls) & (rises == rises)"),
+    "quick sums of illegal targets": (QUICK, "fits & (least >= 0) & (most <= 1)", "fits"),
+    "quick slopes the wrong way": (QUICK, "-1 / (1 + positive.rest)", "1 / (1 + positive.rest)"),
+    "quick slopes of infinite logits": (QUICK, "xp.where(abs(z) == inf, 0.0, slopes)", "slopes"),
+    "quick slopes without a cap": (QUICK, "xp.where(gap > cap, cap, gap)", "gap"),
     "curvature without its square": (LOSSES, "pull * (1 - pull)", "pull"),
 }
 

@@ -144,6 +144,7 @@ QUICK = {  # logits, targets, whether sums without a shift are exact
     "integers, illegal": ([2.0, -1.0, 0.5], [1, 0, 2], False),
     "soft": ([2.0, -1.0, 0.5], [0.9, 0.0, 1.0], True),
     "soft, far": ([2.0, -1.0, FAR], [0.9, 0.0, 0.5], False),
+    "soft, far on the right side": ([2.0, -FAR, FAR], [0.9, 0.0, 1.0], False),
     "soft, illegal": ([2.0, -1.0, 0.5], [0.9, 0.0, 1 + 1e-12], False),
     "NaN logit": ([2.0, NAN, 0.5], [True, False, False], False),
     "NaN target": ([2.0, -1.0, 0.5], [0.9, NAN, 0.5], False),
