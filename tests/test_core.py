@@ -141,11 +141,9 @@ QUICK = {  # logits, targets, whether sums without a shift are exact
     "hard, far on the right side": ([2.0, -FAR, FAR], [True, False, True], True),
     "hard, infinitely wrong": ([INF, 0.0, 1.0], [False, True, False], False),
     "integers": ([2.0, -1.0, 0.5], [1, 0, 0], True),
-    "integers, illegal": ([2.0, -1.0, 0.5], [1, 0, 2], False),
     "soft": ([2.0, -1.0, 0.5], [0.9, 0.0, 1.0], True),
     "soft, far": ([2.0, -1.0, FAR], [0.9, 0.0, 0.5], False),
     "soft, far on the right side": ([2.0, -FAR, FAR], [0.9, 0.0, 1.0], False),
-    "soft, illegal": ([2.0, -1.0, 0.5], [0.9, 0.0, 1 + 1e-12], False),
     "NaN logit": ([2.0, NAN, 0.5], [True, False, False], False),
     "NaN target": ([2.0, -1.0, 0.5], [0.9, NAN, 0.5], False),
 }
@@ -156,7 +154,7 @@ QUICK = {  # logits, targets, whether sums without a shift are exact
 def test_quick_totals_know_where_they_are_exact(logits, targets, exact):
     logits, targets = np.asarray([logits]), np.asarray([targets])
     xp = infer(None, logits=logits)
-    totals, fits = quick_totals(quick_terms(logits, targets, xp=xp), targets, axis=(1,), xp=xp)
+    totals, fits = quick_totals(quick_terms(logits, targets, xp=xp), axis=(1,), xp=xp)
     assert fits.item() is exact
     if exact:
         loss = sum(log_of(total, axis=(1,), xp=xp) for total in totals)

@@ -23,24 +23,76 @@ def test_one_graph_serves_every_batch(jit, kind):
     assert compiled.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
-def test_one_row_that_is_far_out_leaves_the_others_alone(labels, jit):
-    """It makes all of them be computed again, where the sums are taken without a shift at first."""
-    far = LOGITS.copy()
-    far[4] *= 1e4
+FAR = LOGITS.copy()
+FAR[4] *= 1e4
+WIDE, WIDE_SOFT = RNG.normal(0, 3, (40, 1000)), RNG.random((40, 1000))
+WIDE[7] *= 1e4
+EITHER_WAY = {
+    "hard": (HARD, LOGITS),
+    "hard, far": (HARD, FAR),
+    "soft": (SOFT, LOGITS),
+    "soft, far": (SOFT, FAR),
+    "hard, far, many": (WIDE_SOFT < 0.1, WIDE),
+    "soft, far, many": (WIDE_SOFT, WIDE),
+}
 
-    @tf.function(jit_compile=jit)
-    def both(logits):
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("rows", ["known", None])
+@pytest.mark.parametrize(("labels", "logits"), EITHER_WAY.values(), ids=EITHER_WAY)
+def test_one_row_that_is_far_out_leaves_the_others_alone(labels, logits, rows, jit):
+    """It makes all of them be computed again, where the sums are taken without a shift at first."""
+    shape = [rows and len(logits), logits.shape[1]]
+
+    @tf.function(
+        jit_compile=jit, input_signature=[tf.TensorSpec(shape, labels.dtype), tf.TensorSpec(shape, tf.float64)]
+    )
+    def both(labels, logits):
         with tf.GradientTape() as tape:
             tape.watch(logits)
             losses = zlpr_loss(labels, logits)
         return losses, tape.gradient(losses, logits)
 
-    for logits in (LOGITS, far):
-        losses, slopes = both(tf.constant(logits))
-        np.testing.assert_allclose(losses, zlpr_core.zlpr(logits, labels), rtol=1e-13)
-        np.testing.assert_allclose(slopes, zlpr_core.zlpr_grad(logits, labels), rtol=1e-12, atol=1e-30)
+    losses, slopes = both(labels, logits)
+    np.testing.assert_allclose(losses, zlpr_core.zlpr(logits, labels), rtol=1e-13)
+    cancelled = 0 if labels.dtype == bool else 1e-15  # a soft label's slope is the difference of two
+    np.testing.assert_allclose(slopes, zlpr_core.zlpr_grad(logits, labels), rtol=1e-12, atol=cancelled)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("logits", [LOGITS, FAR], ids=["near", "far"])
+@pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
+def test_derivatives_of_a_vectorized_map(labels, logits, jit):
+    """From outside of it, where TensorFlow forgets the derivatives that it was told, and from inside."""
+
+    def losses_of(labels, logits):
+        return tf.vectorized_map(lambda pair: zlpr_loss(*pair), (labels, logits))
+
+    def from_outside(*pair):
+        with tf.GradientTape() as tape:
+            tape.watch(pair)
+            losses = losses_of(*pair)
+        return tape.gradient(losses, pair, unconnected_gradients="zero")
+
+    def from_inside(*pair):
+        def slopes_of(pair):
+            with tf.GradientTape() as tape:
+                tape.watch(pair)
+                loss = zlpr_loss(*pair)
+            return tape.gradient(loss, pair, unconnected_gradients="zero")
+
+        return tf.vectorized_map(slopes_of, pair)
+
+    pair = tf.constant(labels), tf.constant(logits)
+    with tf.GradientTape() as tape:
+        tape.watch(pair)
+        plain = zlpr_loss(*pair)  # eagerly, TensorFlow's own derivative
+    expected = tape.gradient(plain, pair, unconnected_gradients="zero")
+    for transformed in (from_outside, from_inside):
+        slopes = tf.function(transformed, jit_compile=jit)(*pair)
+        np.testing.assert_allclose(slopes[1], expected[1], rtol=1e-12, atol=1e-15)
+        if labels is SOFT:
+            np.testing.assert_allclose(slopes[0], expected[0], rtol=1e-12, atol=1e-15)
 
 
 def test_unknown_number_of_classes():

@@ -125,7 +125,7 @@ def _apart(*arrays: Any) -> Any:
 
 @_apart.defjvp
 def _apart_jvp(primals: Any, tangents: Any) -> Any:
-    return _apart(*primals), tangents  # as JAX before 0.5 does not know
+    return _apart(*primals), tangents  # JAX 0.4 has no derivative of a barrier
 
 
 def _exact_totals(fixed: Fixed, scores: jax.Array, others: Others) -> Totals:
@@ -136,7 +136,10 @@ def _exact_totals(fixed: Fixed, scores: jax.Array, others: Others) -> Totals:
 def _quick_totals(fixed: Fixed, scores: jax.Array, others: Others) -> Totals:
     """Exact as well: what does not fit is computed again, by a loop that runs once or never, under ``vmap`` too."""
     targets = others["targets"]
-    quick, fits = quick_totals(quick_terms(scores, targets, xp=xp), targets, axis=fixed.axis, xp=xp)
+    quick, fits = quick_totals(quick_terms(scores, targets, xp=xp), axis=fixed.axis, xp=xp)
+    if not jnp.isdtype(targets.dtype, "bool"):  # by the ends, as a look at each would cost a copy of all
+        least, most = (of(targets, axis=fixed.axis, keepdims=True) for of in (jnp.min, jnp.max))
+        fits = fits & (least >= 0) & (most <= 1)
 
     def again(state: Any) -> Any:
         inputs = _apart(scores, targets, state)[:2]  # else XLA computes ahead of the loop

@@ -1,7 +1,8 @@
 """ZLPR as functions of tensors, ``(labels, logits)`` as in ``tf.nn``, to one value per example.
 
 They are made of ``keras.ops``, so the tensors are those of whichever backend Keras runs on: TensorFlow's unless
-``KERAS_BACKEND`` says otherwise. The derivative is the framework's own of the core's formula.
+``KERAS_BACKEND`` says otherwise. The derivative is the framework's own of the core's formula; a graph of TensorFlow is
+told that of `zlpr_loss`, in ``_rule``.
 """
 
 from collections.abc import Callable
@@ -77,8 +78,8 @@ def zlpr_loss(
     """
     targets, kept, scores = _prepared(labels, logits, where, label_smoothing, ignore_index)
     arrays = {"where": kept, "weight": _tensor(weight), "pos_weight": _tensor(pos_weight)}
-    moved = not isinstance(threshold, (int, float)) or threshold != 0
-    if not moved and all(option is None for option in arrays.values()) and _rule.holds():
+    at_zero = isinstance(threshold, (int, float)) and threshold == 0
+    if at_zero and all(option is None for option in arrays.values()) and _rule.in_graph():
         return _rule.zlpr(scores, targets, axis)
     return zlpr_core.zlpr(scores, targets, axis=axis, **arrays, threshold=_tensor(threshold), xp=xp)
 

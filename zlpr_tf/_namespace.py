@@ -46,10 +46,6 @@ def _max(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     return ops.max(x, axis=axis, keepdims=keepdims, initial=-inf)  # without it an empty batch raises
 
 
-def _min(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
-    return ops.min(x, axis=axis, keepdims=keepdims, initial=inf)
-
-
 def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     if backend.backend() != "tensorflow":
         return ops.sum(x, axis=axis, keepdims=keepdims)
@@ -58,11 +54,11 @@ def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
 
 
 def _partly_summed(x: Any, axis: tuple[int, ...]) -> Any:
-    """Up to 64 neighbours added already, where that takes no copy: float64 would be a copy of twice the size."""
+    """Up to 32 neighbours added already, where that takes no copy: float64 would be a copy of twice the size."""
     *rows, classes = ops.shape(x)
     if len(rows) not in axis or not isinstance(classes, int):
         return x
-    together = next((n for n in range(64, 0, -1) if classes % n == 0), 1)
+    together = next((n for n in range(32, 0, -1) if classes % n == 0), 1)
     return ops.sum(ops.reshape(x, (*rows, classes // together, together)), axis=-1)
 
 
@@ -98,7 +94,6 @@ xp = namespace_from(
     where=_where,
     floor=_floor,
     max=_max,
-    min=_min,
     sum=_sum,
     permute_dims=ops.transpose,
     asarray=_asarray,
