@@ -135,6 +135,55 @@ def test_compiles_whole_with_the_batch_dynamic(name, dtype):
     assert frames[1] <= 2
 
 
+ILLEGAL = HARD.long()
+ILLEGAL[1, 1] = 7
+
+
+@pytest.mark.parametrize("target", [HARD, ILLEGAL, SOFT], ids=["hard", "one illegal", "soft"])
+def test_compiled_rows_that_are_far_out(target):
+    """They make a compiled batch be computed again, where the sums are taken without a shift at first."""
+    torch._dynamo.reset()
+    compiled, weights = torch.compile(EACH, fullgraph=True, dynamic=True), torch.rand(6).double()
+    far = LOGITS.clone()
+    far[2] *= 1e4
+    for logits in (LOGITS, far, far[:4]):
+        rows = slice(len(logits))
+        (x,), (y,) = leaves(logits), leaves(logits)
+        losses, expected = compiled(x, target[rows].clone()), EACH(y, target[rows], impl="plain")
+        torch.testing.assert_close(losses, expected, rtol=1e-13, atol=0, equal_nan=True)
+        slopes = (torch.autograd.grad(loss, leaf, weights[rows])[0] for loss, leaf in ((losses, x), (expected, y)))
+        legal = (slope[~expected.isnan()] for slope in slopes)
+        torch.testing.assert_close(*legal, rtol=1e-12, atol=1e-15)
+
+
+WITHIN = {
+    "vmap": torch.vmap(EACH),
+    "grad": lambda s, t: torch.func.grad(zlpr_loss)(s, t),
+    "vmap of grad": torch.vmap(torch.func.grad(EACH)),
+    "jvp": lambda s, t: torch.func.jvp(lambda x: EACH(x, t), (s,), (torch.ones_like(s),)),
+    "hessian": lambda s, t: torch.func.hessian(zlpr_loss)(s, t),
+    "targets": lambda s, t: torch.func.grad(lambda u: zlpr_loss(s, u))(0.1 + 0.8 * t),
+}
+
+
+@pytest.mark.parametrize("name", WITHIN)
+def test_transforms_within_a_compiled_graph(name):
+    torch._dynamo.reset()
+    transformed = WITHIN[name]
+    compiled = torch.compile(transformed, fullgraph=True, backend="aot_eager")
+    for target in (HARD.double(), SOFT):
+        torch.testing.assert_close(compiled(LOGITS, target), transformed(LOGITS, target), rtol=1e-12, atol=1e-14)
+
+
+def test_compiled_gradients_in_the_targets_too():
+    torch._dynamo.reset()
+    compiled = torch.compile(zlpr_loss, fullgraph=True, backend="aot_eager")
+    by_each = [
+        torch.autograd.grad(loss(*pair), pair) for loss in (compiled, zlpr_loss) for pair in [leaves(LOGITS, SOFT)]
+    ]
+    torch.testing.assert_close(*by_each, rtol=1e-12, atol=1e-14)
+
+
 def test_compiled_gradient_matches_oracle(worst):
     """At the promised accuracy, inductor's own exp and sums included."""
     from harness.pytorch import Torch

@@ -1,7 +1,7 @@
 """The loss by a kernel of its own, for what nearly everyone does: eager, reverse mode, a gradient in the logits alone.
 
-Everything else (``torch.compile``, ``torch.func``, forward mode, second order, gradients in targets, weights or
-threshold) goes through the core's formula and autograd, which know it all.
+What ``torch.compile`` makes of it on a CPU is in ``_compiled``. Everything else (``torch.func``, forward mode, second
+order, gradients in targets, weights or threshold) goes through the core's formula and autograd, which know it all.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import zlpr_core
 
-from . import _blocked
+from . import _blocked, _compiled
 from ._namespace import xp
 from ._rows import Options, Rows
 
@@ -31,6 +31,8 @@ def loss(
     impl: Implementation = "auto",
 ) -> Tensor:
     """Reduced ZLPR, by the fastest way that there is for this call."""
+    if impl != "plain" and _is_compiled_alone(input, target, options):
+        return reduce(_compiled.losses(input, target, axes), reduction)
     seen_through = _is_seen_through(input, target, *options.tensors())
     kernel = None if seen_through else _kernel_for(input, impl)
     if kernel is None:
@@ -84,16 +86,35 @@ def _triton() -> ModuleType:
     return importlib.import_module("zlpr_torch._triton")
 
 
+def _is_compiled_alone(input: Tensor, target: Tensor, options: Options) -> bool:
+    """Whether a compiler for a CPU looks on, and nothing else does."""
+    return (
+        torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and input.is_cpu
+        and options.absent()
+        and not _is_transformed(input, target)
+    )
+
+
 def _is_seen_through(input: Tensor, *others: Tensor) -> bool:
     """Whether more than autograd's reverse mode in ``input`` looks on, which a kernel would leave in the dark."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
+        or (torch.is_grad_enabled() and any(x.is_inference() for x in others))
+        or _is_transformed(input, *others)
+    )
+
+
+def _is_transformed(input: Tensor, *others: Tensor) -> bool:
+    """Whether a derivative of another kind is wanted, or one in others than ``input``."""
+    return (
+        torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
         or any(type(x) not in (Tensor, torch.nn.Parameter) for x in (input, *others))
-        or (torch.is_grad_enabled() and any(x.requires_grad or x.is_inference() for x in others))
+        or (torch.is_grad_enabled() and any(x.requires_grad for x in others))
     )
 
 

@@ -1,7 +1,7 @@
 """ZLPR as PyTorch functions: ``(input, target)``, ``dim``, ``mask`` and ``reduction``.
 
 The derivative is autograd's own of the core's formula, which gives both modes, any order, ``torch.func`` and
-``torch.compile`` at once; plain eager training has a faster way to the same numbers, in ``_fused``.
+``torch.compile`` at once; plain training has faster ways to the same numbers, in ``_fused``.
 """
 
 from collections.abc import Sequence
@@ -61,8 +61,9 @@ def zlpr_loss(
         ignore_index: cells whose target equals this are masked.
         reduction: ``"mean"`` over the examples (never over the classes), ``"sum"`` or ``"none"``.
         impl: ``"auto"`` takes the fastest: ``"blocked"`` on a CPU, ``"triton"`` on a GPU that has Triton, and else
-            ``"plain"``, which compiled and transformed code, forward mode, second order and gradients in anything but
-            ``input`` use whatever is said here. All agree.
+            ``"plain"``, which transformed code, forward mode, second order and gradients in anything but ``input`` use
+            whatever is said here. Compiled code has ways of its own, of which ``"plain"`` takes the plain one. All
+            agree.
 
     Shape:
         - input and target: :math:`(*, C)`

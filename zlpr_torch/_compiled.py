@@ -1,0 +1,93 @@
+"""The loss in a graph of ``torch.compile`` on a CPU, with its derivative in the logits told to it.
+
+There a maximum is a pass of its own, so the sums are taken without a shift at first, and a batch for which that is not
+exact is computed again. The closed form of the derivative keeps four numbers a row.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zlpr_core._losses import read_sides
+from zlpr_core._quick import Halves, quick_slopes, quick_totals
+from zlpr_core._reduce import Total, log_of, total_of
+from zlpr_core._targets import compute_dtype, read_targets
+
+from ._namespace import xp
+
+
+def losses(input: Tensor, target: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """``zlpr_core.zlpr`` without options."""
+    given = target if target.is_floating_point() else torch.ops.zlpr.bytes(target)
+    told: Tensor = _Told.apply(input, given, target.dtype == torch.bool, axes)  # type: ignore[no-untyped-call]
+    return told
+
+
+_library = torch.library.Library("zlpr", "DEF")  # type: ignore[no-untyped-call]
+_library.define("bytes(Tensor target) -> Tensor")  # type: ignore[no-untyped-call]
+
+
+@torch.library.impl(_library, "bytes", "CPU")
+def _bytes(target: Tensor) -> Tensor:
+    """Hard targets, and 2 for what is not legal: Inductor reads masks one by one, with a branch at each."""
+    if target.dtype == torch.bool:
+        return target.view(torch.uint8).clone()
+    return torch.where((target == 0) | (target == 1), target, 2).to(torch.uint8)
+
+
+@torch.library.register_fake("zlpr::bytes")  # type: ignore[untyped-decorator]
+def _(target: Tensor) -> Tensor:
+    return torch.empty_like(target, dtype=torch.uint8)
+
+
+class _Told(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor, mask: bool, axes: tuple[int, ...]) -> Tensor:
+        ctx.mask, ctx.axes = mask, axes
+        quick, fits = quick_totals(_terms(input, _read(target, mask)), axis=axes, xp=xp)
+
+        def again() -> Tensor:
+            return _packed(total_of(side, axis=axes, xp=xp) for side in read_sides(input, _read(target, mask), xp=xp))
+
+        columns = torch.cond(fits.all(), lambda: _packed(quick), again)
+        ctx.save_for_backward(input, target, columns)
+        positive, negative = (log_of(total, axis=axes, xp=xp) for total in _unpacked(columns))
+        losses: Tensor = positive + negative
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        input, target, columns = ctx.saved_tensors
+        slopes = quick_slopes(input, _read(target, ctx.mask), _unpacked(columns), xp=xp)
+        for axis in sorted(ctx.axes):
+            upstream = upstream.unsqueeze(axis)
+        return (slopes * upstream).to(input.dtype), None, None, None
+
+
+def _read(target: Tensor, mask: bool) -> Tensor:
+    """What ``_bytes`` was given, as bool or int32, or the soft targets as they are."""
+    if target.is_floating_point():
+        return target
+    return target.to(torch.float32) > 0 if mask else target.to(torch.int32)
+
+
+def _packed(totals: Iterable[Total]) -> Tensor:
+    return torch.stack([column for total in totals for column in total])
+
+
+def _unpacked(columns: Tensor) -> Halves:
+    return Total(columns[0], columns[1]), Total(columns[2], columns[3])
+
+
+def _terms(logits: Tensor, targets: Tensor) -> Halves:
+    """By two exponentials: one that is used twice would be stored. NaN beside a target that is not legal."""
+    z = logits.to(compute_dtype(logits.dtype, xp=xp))
+    if targets.is_floating_point():
+        t, legal = targets.to(z.dtype), (targets >= 0) & (targets <= 1)
+        z = torch.where(legal, z, torch.nan)
+        return t * torch.exp(-z), (1 - t) * torch.exp(z)
+    hard, among = read_targets(targets, z.dtype, xp=xp)
+    z = z if among is None else torch.where(among, z, torch.nan)
+    return torch.where(hard, torch.exp(-z), 0.0), torch.where(hard, 0.0, torch.exp(z))
