@@ -7,12 +7,13 @@ exact (a sum near the end of the dtype's range, a target that is not legal) are 
 
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import zlpr_core
+from zlpr_core._targets import read_targets
 
 from ._namespace import xp
 from ._rows import Options
@@ -52,7 +53,7 @@ class _Sweep:
         self.step = max(1, CELLS // logits.shape[1])
         self.losses = self.new(len(logits))
         self.gradient = None if upstream is None else torch.empty(logits.shape, dtype=logits.dtype, device="cpu")
-        self.ends = None if targets.dtype == torch.bool else _ends(targets, self.wide)
+        self.doubtful = False  # whether a target may not be legal
 
     def new(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.wide, device="cpu")
@@ -69,61 +70,59 @@ class _Sweep:
 
     def quickly(self) -> Tensor | None:
         """Every row; returns those that have to be computed again, if any."""
-        sums = self.new(2, len(self.logits), 1)
-        for rows, negative, positive, spare in self.blocks():
-            self.exponentials(rows, negative, positive, spare)
-            torch.sum(positive, dim=1, keepdim=True, out=sums[0, rows])
-            torch.sum(negative, dim=1, keepdim=True, out=sums[1, rows])
+        sums = self.new(2, len(self.logits))
+        for rows, room in self.blocks():
+            self.exponentials(rows, room)
+            found = torch.sum(room.halves, dim=2, out=sums[:, rows])
             if self.gradient is not None:
-                pull, push = self.weighted(rows) / (1 + sums[:, rows])
-                negative.mul_(push).addcmul_(positive, pull, value=-1)
-                if self.gradient.dtype != self.wide:
-                    self.gradient[rows] = negative
-        torch.sum(torch.log1p(sums.squeeze(2)), dim=0, out=self.losses)
+                self.write_slopes(rows, room, found, self.gradient[rows])
+        torch.sum(torch.log1p(sums), dim=0, out=self.losses)
         return self.inexact(sums)
 
-    def blocks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-        """Slices of the rows, each with room for three arrays: in the gradient itself, where it has the dtype."""
-        rows, classes = self.logits.shape
-        in_place = self.logits.dtype == self.wide
-        room = _room(min(self.step, rows) * classes, self.wide).view(3, -1, classes)
-        for start in range(0, rows, self.step):
-            block = slice(start, min(start + self.step, rows))
-            positive, spare, one = room[:, : block.stop - start]
-            yield block, self.gradient[block] if in_place and self.gradient is not None else one, positive, spare
+    def blocks(self) -> Iterator[tuple[slice, "_Room"]]:
+        """Slices of the rows, each with room to compute in."""
+        count, classes = self.logits.shape
+        room = _room(min(self.step, count), classes, self.wide)
+        for start in range(0, count, self.step):
+            rest = count - start
+            yield slice(start, start + self.step), room if rest >= len(room.spare) else _views(room.flat, rest, classes)
 
-    def exponentials(self, rows: slice, negative: Tensor, positive: Tensor, spare: Tensor) -> None:
-        """``(1 - t) e^s`` into ``negative`` and ``t e^-s`` into ``positive``."""
-        targets = self.targets[rows]
+    def write_slopes(self, rows: slice, room: "_Room", sums: Tensor, out: Tensor) -> None:
+        """Uses up the halves."""
+        upstream: Any = self.upstream[rows] if isinstance(self.upstream, Tensor) else self.upstream
+        room.halves.mul_((1 + sums).reciprocal_().mul_(upstream).unsqueeze(2))
+        torch.sub(room.negative, room.positive, out=out)
+
+    def exponentials(self, rows: slice, room: "_Room") -> None:
+        """``(1 - t) e^s`` and ``t e^-s`` into their halves."""
+        targets, logits = self.targets[rows], self.logits[rows]
         if targets.is_floating_point():
-            self.note_ends(rows, targets)
-            share = targets if targets.dtype == self.wide else spare.copy_(targets)
-            _soft(self.logits[rows], torch.clamp(share, 0, 1, out=spare), negative, positive)
+            share = targets if targets.dtype == self.wide else room.spare.copy_(targets)
+            _soft(logits, share if self.are_shares(targets) else torch.clamp(share, 0, 1, out=room.spare), room)
+        elif targets.dtype == torch.bool:
+            room.positive.copy_(targets.view(torch.uint8))
+            _hard(logits, room)
         else:
-            positive.copy_(targets.view(torch.uint8) if self.ends is None else targets)
-            self.note_ends(rows, positive)
-            _hard(self.logits[rows], negative, positive, spare)
+            self.are_shares(room.positive.copy_(targets))
+            _hard(logits, room)
 
-    def note_ends(self, rows: slice, targets: Tensor) -> None:
-        if self.ends is not None:
-            torch.amin(targets, dim=1, out=self.ends[0, rows])
-            torch.amax(targets, dim=1, out=self.ends[1, rows])
+    def are_shares(self, targets: Tensor) -> bool:
+        """Whether all are in [0, 1]; NaN is not."""
+        least, most = torch.aminmax(targets)
+        inside: bool = least.item() >= 0 and most.item() <= 1
+        self.doubtful |= not inside
+        return inside
 
     def inexact(self, sums: Tensor) -> Tensor | None:
         """Rows with a sum or a target that is out of range."""
         # below the square root of the largest number, the reciprocals above and their products are normal numbers
         limit = torch.finfo(self.wide).max ** 0.5
-        slack = 8 * torch.finfo(self.targets.dtype).eps if self.targets.is_floating_point() else 0.0
-        if not sums.numel() or (sums.max() < limit and self.within(slack)):
+        if not sums.numel() or (not self.doubtful and sums.max() < limit):
             return None
-        exact: Tensor = (sums < limit).all(dim=0).squeeze(1)
-        if self.ends is not None:
-            exact &= (self.ends[0] >= -slack) & (self.ends[1] <= 1 + slack)
+        exact: Tensor = (sums < limit).all(dim=0)
+        if self.doubtful:
+            exact &= read_targets(self.targets, self.wide, xp=xp)[1].all(dim=1)
         return (~exact).nonzero().squeeze(1)
-
-    def within(self, slack: float) -> bool:
-        """Whether no target is further than ``slack`` outside of [0, 1]."""
-        return self.ends is None or bool(self.ends[0].min() >= -slack and self.ends[1].max() <= 1 + slack)
 
     def by_core(self, rows: Tensor, options: dict[str, Any]) -> None:
         """Some rows, whatever they hold."""
@@ -134,32 +133,45 @@ class _Sweep:
             self.gradient[rows] = (self.weighted(rows) * share).to(self.gradient.dtype)
 
 
-def _ends(targets: Tensor, wide: torch.dtype) -> Tensor:
-    """Room for each row's least and greatest target: floating ones are judged in their own dtype."""
-    kind = targets.dtype if targets.is_floating_point() else wide
-    return torch.empty((2, len(targets)), dtype=kind, device="cpu")
+class _Room(NamedTuple):
+    """Three arrays, the first two of them together."""
+
+    flat: Tensor
+    halves: Tensor
+    negative: Tensor
+    positive: Tensor
+    spare: Tensor
 
 
-def _room(cells: int, dtype: torch.dtype) -> Tensor:
-    """Three arrays, which stay with the thread: for small ones the system takes longer than the arithmetic."""
-    kept: Tensor | None = getattr(_thread, str(dtype), None)
-    if kept is None or kept.numel() < 3 * cells:
-        with torch.inference_mode(mode=False):  # for calls outside of it, too
-            kept = torch.empty(3 * cells, dtype=dtype, device="cpu")
-        if cells <= CELLS:
-            setattr(_thread, str(dtype), kept)
-    return kept[: 3 * cells]
+def _room(rows: int, classes: int, dtype: torch.dtype) -> _Room:
+    """It stays with the thread: for small arrays the system takes longer than the arithmetic."""
+    kept: _Room | None = getattr(_thread, str(dtype), None)
+    if kept is not None and kept.spare.shape == (rows, classes):
+        return kept
+    with torch.inference_mode(mode=False):  # for calls outside of it, too
+        enough = kept is not None and kept.flat.numel() >= 3 * rows * classes
+        flat = kept.flat if kept is not None and enough else torch.empty(3 * rows * classes, dtype=dtype, device="cpu")
+        room = _views(flat, rows, classes)
+    if rows * classes <= CELLS:
+        setattr(_thread, str(dtype), room)
+    return room
 
 
-def _soft(logits: Tensor, share: Tensor, negative: Tensor, positive: Tensor) -> None:
-    """Uses up ``share``, the targets."""
+def _views(flat: Tensor, rows: int, classes: int) -> _Room:
+    three = flat[: 3 * rows * classes].view(3, rows, classes)
+    return _Room(flat, three[:2], *three)
+
+
+def _soft(logits: Tensor, share: Tensor, room: _Room) -> None:
+    negative = room.negative
     torch.exp(negative.copy_(logits) if logits.dtype != share.dtype else logits, out=negative)
-    torch.div(share, negative, out=positive)
-    negative.mul_(torch.sub(1, share, out=share))
+    torch.div(share, negative, out=room.positive)
+    negative.mul_(torch.sub(1, share, out=room.spare))
 
 
-def _hard(logits: Tensor, negative: Tensor, positive: Tensor, spare: Tensor) -> None:
+def _hard(logits: Tensor, room: _Room) -> None:
     """In each cell one of the two, e^-s or e^s; ``positive`` holds the targets."""
+    _, _, negative, positive, spare = room
     if logits.dtype != positive.dtype:
         logits = spare.copy_(logits)
     torch.addcmul(logits, logits, positive, value=-2, out=negative).exp_()  # NaN beside infinity: then the core's turn

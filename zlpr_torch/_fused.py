@@ -38,7 +38,7 @@ def loss(
     if kernel is None:
         return plain(input, target, axes, options, reduction)
     if torch.is_grad_enabled() and input.requires_grad:
-        fused: Tensor = _Fused.apply(input, kernel, axes, reduction, target, *options)  # type: ignore[no-untyped-call]
+        fused: Tensor = _Fused.apply(input, kernel, axes, reduction, target, options)  # type: ignore[no-untyped-call]
         return fused
     rows = Rows(input.shape, axes)
     losses, _ = kernel.forward(rows.of(input), rows.of(target), rows.of_options(options), None)
@@ -129,13 +129,15 @@ class _Fused(torch.autograd.Function):
         axes: tuple[int, ...],
         reduction: Reduction,
         target: Tensor,
-        *options: Tensor | float | None,
+        options: Options,
     ) -> Tensor:
-        rows, given = Rows(input.shape, axes), Options._make(options)
+        rows = Rows(input.shape, axes)
         scale = 1 / max(rows.flat[0], 1) if reduction == "mean" else 1.0
-        losses, ctx.state = kernel.forward(rows.of(input), rows.of(target), rows.of_options(given), scale)
-        ctx.save_for_backward(input, target, *given.tensors())
-        ctx.call = kernel, rows, reduction, scale, Options._make(_SAVED if isinstance(x, Tensor) else x for x in given)
+        losses, ctx.state = kernel.forward(rows.of(input), rows.of(target), rows.of_options(options), scale)
+        tensors = options.tensors()
+        ctx.save_for_backward(input, target, *tensors)
+        given = Options._make(_SAVED if isinstance(x, Tensor) else x for x in options) if tensors else options
+        ctx.call = kernel, rows, reduction, scale, given
         return reduce(rows.of_examples(losses), reduction)
 
     @staticmethod
@@ -151,7 +153,7 @@ class _Fused(torch.autograd.Function):
         else:
             arrays = rows.of(input), rows.of(target), rows.of_options(options)
             gradient = rows.back(kernel.backward(*arrays, ctx.state, upstream.flatten(), scale))
-        return gradient, *([None] * (4 + len(options)))
+        return gradient, None, None, None, None, None
 
 
 def _is_batched(upstream: Tensor) -> bool:
