@@ -15,13 +15,16 @@ Halves: TypeAlias = tuple[Any, Any]
 
 
 def quick_terms(logits: Array, targets: Array, /, *, xp: Namespace) -> Halves:
-    """``t e^-s`` and ``(1 - t) e^s``, by one exponential; an absurd number for a target that is not legal."""
+    """``t e^-s`` and ``(1 - t) e^s``, by one exponential; an absurd number for a target that is not legal.
+
+    Those of hard targets are finite, and so are their derivatives: ``0 * inf`` would be NaN.
+    """
     z = xp.astype(logits, compute_dtype(logits.dtype, xp=xp))
     if xp.isdtype(targets.dtype, "real floating"):
         t, up = xp.astype(targets, z.dtype), xp.exp(z)
         return t / up, (1 - t) * up
     hard, _ = read_targets(targets, z.dtype, xp=xp)
-    term = xp.exp(xp.where(hard, -z, z))
+    term = _capped_exp(xp.where(hard, -z, z), xp=xp)
     return xp.where(hard, term, 0.0), xp.where(hard, 0.0, term)
 
 

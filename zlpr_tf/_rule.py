@@ -1,8 +1,8 @@
 """The loss in a graph of TensorFlow, with its derivative in the logits told to it.
 
-Left to itself it keeps a dozen arrays of the logits' size for a gradient. The closed form keeps four numbers a row, and
-the sums are taken without a shift at first, which saves a pass. Derivatives of other arguments, and of higher order,
-are TensorFlow's own of the core's formula.
+Left to itself it keeps a dozen arrays of the logits' size for a gradient. The closed form keeps four numbers a row, or
+without XLA two arrays, and the sums are taken without a shift at first, which saves a pass. Derivatives of other
+arguments, and of higher order, are TensorFlow's own of the core's formula.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,6 +22,7 @@ from ._namespace import xp
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.ops import control_flow_util
 
 AXIS = (1,)
 BLOCK = 2**14
@@ -67,12 +68,20 @@ class _Found(NamedTuple):
 
     quick: Any  # whether the totals are those without a shift
     totals: Halves
+    terms: Halves | None
 
 
 def _find(s: Any, t: Any) -> _Found:
-    totals, fits = quick_totals(_guarded_terms(s, t), axis=AXIS, xp=xp)
+    terms = _guarded_terms(s, t)
+    totals, fits = quick_totals(terms, axis=AXIS, xp=xp)
     quick, room = tf.reduce_all(fits), ops.zeros((ops.shape(s)[0], 4), totals[0].rest.dtype)
-    return _Found(quick, tf.cond(quick, lambda: totals, lambda: _unpacked(_by_blocks(_exact, [s, t], room))))
+    exact = tf.cond(quick, lambda: totals, lambda: _unpacked(_by_blocks(_exact, [s, t], room)))
+    return _Found(quick, exact, None if _by_xla() else terms)
+
+
+def _by_xla() -> bool:
+    """XLA computes an exponential again in less time than it keeps one; op by op that is a pass for each operation."""
+    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
 def _guarded_terms(s: Any, t: Any) -> Halves:
@@ -81,9 +90,8 @@ def _guarded_terms(s: Any, t: Any) -> Halves:
     if xp.isdtype(t.dtype, "real floating"):  # to the bit: a forgiven target may be too much beside e^far
         near = (t >= 0) & (t <= 1) & (ops.abs(s) <= far)
         return quick_terms(xp.where(near, s, 0.0), xp.where(near, t, nan), xp=xp)
-    hard, legal = read_targets(t, s.dtype, xp=xp)
-    near = xp.where(hard, -s, s) <= far
-    return quick_terms(xp.where(near if legal is None else near & legal, s, nan), t, xp=xp)
+    _, legal = read_targets(t, s.dtype, xp=xp)
+    return quick_terms(s if legal is None else xp.where(legal, s, nan), t, xp=xp)
 
 
 def _exact(s: Any, t: Any) -> Any:
@@ -104,7 +112,7 @@ def _slopes(s: Any, t: Any, upstream: Any, found: _Found) -> Any:
     totals, each = found.totals, ops.expand_dims(upstream, AXIS)
 
     def again() -> Any:
-        terms = zip(_guarded_terms(s, t), shares_of(totals), strict=True)  # once more: less time than to keep them
+        terms = zip(found.terms or _guarded_terms(s, t), shares_of(totals), strict=True)
         return ops.cast(sum(half * (share * each) for half, share in terms), s.dtype)
 
     def exact(s: Any, t: Any, each: Any, columns: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.symbolic_convert import InstructionTranslator
 
 from zlpr_core._losses import read_sides
 from zlpr_core._quick import Halves, quick_slopes, quick_totals
@@ -16,6 +17,13 @@ from zlpr_core._reduce import Total, log_of, total_of
 from zlpr_core._targets import compute_dtype, read_targets
 
 from ._namespace import xp
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def by_inductor() -> bool:
+    """Other backends need not refuse a second derivative, of which a graph that was told the first has none."""
+    backend = InstructionTranslator.current_tx().output.compiler_fn
+    return getattr(backend, "__name__", None) == "inductor"
 
 
 def losses(input: Tensor, target: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import zlpr_core
 
-from . import _blocked, _compiled
+from . import _blocked
 from ._namespace import xp
 from ._rows import Options, Rows
 
@@ -32,7 +32,10 @@ def loss(
 ) -> Tensor:
     """Reduced ZLPR, by the fastest way that there is for this call."""
     if impl != "plain" and _is_compiled_alone(input, target, options):
-        return reduce(_compiled.losses(input, target, axes), reduction)
+        from . import _compiled  # not before it is wanted, because torch._dynamo takes its time
+
+        if _compiled.by_inductor():
+            return reduce(_compiled.losses(input, target, axes), reduction)
     seen_through = _is_seen_through(input, target, *options.tensors())
     kernel = None if seen_through else _kernel_for(input, impl)
     if kernel is None:
@@ -89,7 +92,7 @@ def _triton() -> ModuleType:
 def _is_compiled_alone(input: Tensor, target: Tensor, options: Options) -> bool:
     """Whether a compiler for a CPU looks on, and nothing else does."""
     return (
-        torch.compiler.is_compiling()
+        torch.compiler.is_dynamo_compiling()
         and not torch.compiler.is_exporting()
         and input.is_cpu
         and options.absent()
