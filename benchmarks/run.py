@@ -1,6 +1,7 @@
 """Time and memory of ZLPR beside its peers: ``python benchmarks/run.py --framework torch``."""
 
 import argparse
+import ctypes
 import importlib
 import os
 import sys
@@ -55,10 +56,19 @@ def load(framework: str, threads: int) -> ModuleType:
     """The candidates of one framework, which counts its cores when it is imported; only torch may use a GPU."""
     if hasattr(os, "sched_setaffinity"):  # on Linux
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    keep_memory()
     os.environ |= QUIET | {"JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "tensorflow"}
     if framework == "tf":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return importlib.import_module(f"{framework}_peers")
+
+
+def keep_memory() -> None:
+    """Have glibc keep what is freed: else a loss with many temporaries waits for new pages at each call."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the most there may be
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def measure(peers: ModuleType, cases: Sequence[Case], *, threads: int, rounds: int, seconds: float) -> list[report.Row]:
