@@ -75,6 +75,86 @@ def test_rows_that_are_not_for_a_quick_sum(target, dtype):
     assert_same(blocked[1][losses], plain[1][losses], **rounding)
 
 
+HIDDEN = torch.zeros(40, 7, dtype=torch.bool).index_fill(1, torch.tensor([2, 5]), True)
+
+
+@pytest.mark.parametrize("hidden", [INF, -INF, NAN, -1e12])
+@pytest.mark.parametrize("illegal", [-100, 7, NAN])
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_what_a_mask_hides_costs_nothing(no_core, target, illegal, hidden):
+    logits = LOGITS.masked_fill(HIDDEN, hidden)
+    if target.is_floating_point() or (target.dtype.is_signed and illegal == illegal and target.dtype != torch.bool):
+        target = target.masked_fill(HIDDEN, illegal)
+    plain, blocked = (
+        value_and_gradient(logits, target, mask=~HIDDEN, impl=impl, reduction="none") for impl in ("plain", "blocked")
+    )
+    assert_same(blocked, plain)
+    assert not blocked[1][HIDDEN].any()
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_what_is_common_needs_no_core(no_core, target, options):
+    """Options, and logits that are padded or far on the right side, are worked out in the blocks."""
+    logits, target = LOGITS.clone(), target.clone()
+    logits[:, 2], target[:, 2] = -INF, 0
+    logits[:20, 3], target[:20, 3] = 200, 1
+    logits[20:, 3], target[20:, 3] = -1e12, 0
+    plain, blocked = (
+        value_and_gradient(logits, target, **options, impl=impl, reduction="none") for impl in ("plain", "blocked")
+    )
+    assert_same(blocked, plain)
+
+
+@pytest.fixture
+def no_core(monkeypatch):
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(_blocked, "_by_core", fail)
+
+
+EXTREMES = {
+    "negative": {"weight": torch.tensor([1.0, -1, 1, 1, 1, 1, 1])},
+    "two negative": {"weight": -1.0, "pos_weight": -1.0},
+    "NaN": {"pos_weight": torch.tensor([1.0, NAN, 1, 1, 1, 1, 1])},
+    "infinite": {"weight": torch.tensor([1.0, INF, 1, 1, 1, 1, 1])},
+    "zero": {"weight": torch.tensor([1.0, 0, 1, 1, 1, 1, 1]), "pos_weight": 0.0},
+    "large": {"weight": torch.tensor([1e30, 1, 1e30, 1, 1, 1, 1])},
+    "small": {"weight": 1e-30},
+    "whole numbers": {"weight": torch.arange(7), "pos_weight": SOFT > 0.5},
+    "far threshold": {"threshold": 60.0},
+    "farther": {"threshold": torch.linspace(-1e4, 1e4, 7)},
+    "infinite threshold": {"threshold": torch.tensor([0, 0, 0, INF, 0, 0, -INF])},
+    "NaN threshold": {"threshold": NAN},
+    "large beside a threshold": {"weight": 1e6, "threshold": torch.linspace(-15, 15, 7)},
+}
+
+
+@pytest.mark.parametrize("options", EXTREMES.values(), ids=EXTREMES)
+@pytest.mark.parametrize("shift", [0, -80, 80])
+@pytest.mark.parametrize("target", [HARD, SOFT], ids=["hard", "soft"])
+def test_options_that_are_no_fair_factors(target, shift, options):
+    plain, blocked = (
+        value_and_gradient(LOGITS + shift, target, **options, impl=impl, reduction="none")
+        for impl in ("plain", "blocked")
+    )
+    assert_same(blocked[0], plain[0], rtol=1e-6, atol=0)
+    finite = plain[0].isfinite()
+    assert_same(blocked[1][finite], plain[1][finite])
+
+
+def test_a_call_like_one_before_is_checked_all_the_same():
+    """Checks are kept for calls that are alike; these are not."""
+    zlpr_loss(LOGITS, HARD, dim=1)
+    for wrong, error in (({"dim": True}, TypeError), ({"dim": 2}, ValueError), ({"reduction": ["mean"]}, ValueError)):
+        with pytest.raises(error, match="Received"):
+            zlpr_loss(LOGITS, HARD, **wrong)
+    with pytest.raises(ValueError, match="same shape"):
+        zlpr_loss(LOGITS, HARD[:, :6], dim=1)
+    assert_same(zlpr_loss(LOGITS, HARD, dim=[1]), zlpr_loss(LOGITS, HARD))
+
+
 @pytest.mark.parametrize("impl", ["plain", "blocked"])
 def test_targets_are_judged_in_their_own_dtype(impl):
     target = SOFT.double()

@@ -1,13 +1,14 @@
 """ZLPR and its gradient on a CPU, a block of rows at a time.
 
-A block is so small that every pass after the first finds it in the cache, and nothing but the gradient is as large as
-the logits. The sums are taken without a shift, by arithmetic and one exponential a logit. Rows for which that is not
-exact (a sum near the end of the dtype's range, a target that is not legal) are computed again by the core.
+A block is so small that most passes after the first find it in the cache, and nothing but the gradient, which is worked
+out in its own place, is as large as the logits. The sums are taken without a shift, by arithmetic and one exponential a
+logit; a threshold is a factor beside the weights. Rows that then hold a NaN or a number near the end of the dtype's
+range are computed again, with care for logits that are infinite or far on the right side, and what is left by the core.
 """
 
-import threading
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import math
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +19,16 @@ from zlpr_core._targets import read_targets
 from ._namespace import xp
 from ._rows import Options
 
-CELLS = 2**19
+CELLS = 2**20
 """In a block: more of them leave the cache, fewer cost more calls than arithmetic."""
 
-_thread = threading.local()
+FULL = (torch.float32, torch.float64)
+
+LIMIT = {dtype: torch.finfo(dtype).max ** 0.5 for dtype in FULL}
+"""Below it a sum, the reciprocal of one, and the product of two are normal numbers."""
+
+LARGEST = 2.0**26
+"""Of the factors: beside one that is larger, an exponential that counts could be below the normal numbers."""
 
 State = list[Tensor]
 """The gradient for the upstream that was expected, until a backward takes it; a second one computes it anew."""
@@ -29,82 +36,110 @@ State = list[Tensor]
 
 def forward(logits: Tensor, targets: Tensor, options: Options, expected: float | None) -> tuple[Tensor, State]:
     """Losses of the rows; with the gradient of their sum times ``expected``, unless half precision would round it."""
-    sweep = _Sweep(logits, targets, expected if logits.dtype in (torch.float32, torch.float64) else None)
-    return sweep.losses, sweep.run(options)
+    sweep = _Sweep(logits, targets, options, expected if logits.dtype in FULL else None)
+    return sweep.losses, [] if sweep.gradient is None else [sweep.gradient]
 
 
 def backward(
     logits: Tensor, targets: Tensor, options: Options, state: State, upstream: Tensor, expected: float
 ) -> Tensor:
     """The gradient for an ``upstream`` of one number or of one a row, each times ``expected``."""
-    if logits.dtype not in (torch.float32, torch.float64):
-        return _Sweep(logits, targets, (upstream * expected).expand(len(logits))).run(options)[0]
-    gradient = (state or _Sweep(logits, targets, expected).run(options)).pop()
+    if logits.dtype not in FULL:
+        each = (upstream * expected).expand(logits.shape[0]).unsqueeze(1)
+        gradient: Tensor = _Sweep(logits, targets, options, each).gradient
+        return gradient
+    gradient = state.pop() if state else _Sweep(logits, targets, options, expected).gradient
     done = upstream.numel() == 1 and upstream.item() == 1
     return gradient if done else gradient.mul_(upstream.unsqueeze(1))
 
 
 class _Sweep:
-    """The rows of one call, and what is found for them."""
+    """The rows of one call, and what is found for them: ``losses``, and ``gradient`` if there is an ``upstream``."""
 
-    def __init__(self, logits: Tensor, targets: Tensor, upstream: Tensor | float | None) -> None:
-        self.logits, self.targets, self.upstream = logits, targets, upstream
-        self.wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        self.step = max(1, CELLS // logits.shape[1])
-        self.losses = self.new(len(logits))
-        self.gradient = None if upstream is None else torch.empty(logits.shape, dtype=logits.dtype, device="cpu")
+    def __init__(
+        self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, *, careful: bool = False
+    ) -> None:
+        self.logits, self.targets, self.options = logits, targets, options
+        self.upstream = upstream  # a number, or a column of them
+        self.careful = careful
+        self.wide = logits.dtype if logits.dtype in FULL else torch.float32
+        self.count, self.classes = logits.shape
+        self.step = max(1, min(CELLS // self.classes, self.count))
+        self.gradient: Any = None if upstream is None else logits.new_empty(logits.shape)
+        self.rooms: dict[str, Tensor] = {}
         self.doubtful = False  # whether a target may not be legal
+        self.losses = self.run()
 
-    def new(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.wide, device="cpu")
-
-    def run(self, options: Options) -> State:
-        left = self.quickly() if options.absent() else torch.arange(len(self.logits), device="cpu")
-        for rows in () if left is None else torch.split(left, self.step):
-            self.by_core(rows, {k: v[rows] if isinstance(v, Tensor) else v for k, v in options._asdict().items()})
-        return [] if self.gradient is None else [self.gradient]
-
-    def weighted(self, rows: Any) -> Any:
-        """``upstream`` of some rows, as a column."""
-        return self.upstream[rows].unsqueeze(1) if isinstance(self.upstream, Tensor) else self.upstream
-
-    def quickly(self) -> Tensor | None:
-        """Every row; returns those that have to be computed again, if any."""
-        sums = self.new(2, len(self.logits))
-        for rows, room in self.blocks():
-            self.exponentials(rows, room)
-            found = torch.sum(room.halves, dim=2, out=sums[:, rows])
-            if self.gradient is not None:
-                self.write_slopes(rows, room, found, self.gradient[rows])
-        torch.sum(torch.log1p(sums), dim=0, out=self.losses)
-        return self.inexact(sums)
-
-    def blocks(self) -> Iterator[tuple[slice, "_Room"]]:
-        """Slices of the rows, each with room to compute in."""
-        count, classes = self.logits.shape
-        room = _room(min(self.step, count), classes, self.wide)
-        for start in range(0, count, self.step):
-            rest = count - start
-            yield slice(start, start + self.step), room if rest >= len(room.spare) else _views(room.flat, rest, classes)
-
-    def write_slopes(self, rows: slice, room: "_Room", sums: Tensor, out: Tensor) -> None:
-        """Uses up the halves."""
-        upstream: Any = self.upstream[rows] if isinstance(self.upstream, Tensor) else self.upstream
-        room.halves.mul_((1 + sums).reciprocal_().mul_(upstream).unsqueeze(2))
-        torch.sub(room.negative, room.positive, out=out)
-
-    def exponentials(self, rows: slice, room: "_Room") -> None:
-        """``(1 - t) e^s`` and ``t e^-s`` into their halves."""
-        targets, logits = self.targets[rows], self.logits[rows]
-        if targets.is_floating_point():
-            share = targets if targets.dtype == self.wide else room.spare.copy_(targets)
-            _soft(logits, share if self.are_shares(targets) else torch.clamp(share, 0, 1, out=room.spare), room)
-        elif targets.dtype == torch.bool:
-            room.positive.copy_(targets.view(torch.uint8))
-            _hard(logits, room)
+    def run(self) -> Tensor:
+        """The losses; ``gradient`` is filled in passing."""
+        sums = self.logits.new_empty((2, self.count, 1), dtype=self.wide)
+        if self.count == 0 or self.options.absent() or _are_factors(self.options):
+            self.quickly(sums)
+            losses, left = torch.log1p(sums).sum((0, 2)), self.inexact(sums)
         else:
-            self.are_shares(room.positive.copy_(targets))
-            _hard(logits, room)
+            losses, left = sums[0, :, 0], torch.arange(self.count, device="cpu")
+        if left is not None:
+            for start in range(0, len(left), self.step):
+                self.again(left[start : start + self.step], losses)
+        return losses
+
+    def quickly(self, sums: Tensor) -> None:
+        """Every row, for what it is worth."""
+        if self.step == self.count:
+            self.block(self.logits, self.targets, self.options, self.upstream, sums, self.gradient)
+            return
+        for start in range(0, self.count, self.step):
+            rows = slice(start, start + self.step)
+            arrays = self.logits[rows], self.targets[rows], self.options.of_rows(rows), _some(self.upstream, rows)
+            self.block(*arrays, sums[:, rows], _some(self.gradient, rows))
+
+    def block(
+        self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, sums: Tensor, gradient: Tensor | None
+    ) -> None:
+        """Some rows: the sums of their halves, and what either half has of the gradient."""
+        here = gradient is not None and gradient.dtype == self.wide
+        negative: Any = gradient if here else self.room("negative", logits)
+        positive = self.room("positive", logits)
+        self.exponentials(logits, targets, options.where, negative, positive)
+        if not options.absent():
+            self.weigh(options, negative, positive)
+        falls, rises = sums.unbind(0)
+        torch.sum(positive, 1, True, out=falls)
+        torch.sum(negative, 1, True, out=rises)
+        if gradient is not None:
+            fall, rise = _divisors(sums, upstream).unbind(0)
+            negative.div_(rise).addcdiv_(positive, fall, value=-1)
+            if not here:
+                gradient.copy_(negative)
+
+    def exponentials(
+        self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor, positive: Tensor
+    ) -> None:
+        """``(1 - t) e^s`` and ``t e^-s``; 1 and 0 where ``where`` is False."""
+        if logits.dtype != self.wide:
+            logits = negative.copy_(logits)
+        if where is not None:
+            logits = torch.where(where, logits, _number(0.0, self.wide), out=negative)
+        if targets.is_floating_point():
+            _soft(logits, self.shares(targets, where), negative, positive, careful=self.careful)
+            return
+        positive.copy_(targets.view(torch.uint8) if targets.dtype == torch.bool else targets)
+        if where is not None:
+            positive.mul_(self.room("where", where).copy_(where.view(torch.uint8)))
+        if targets.dtype != torch.bool:
+            self.are_shares(positive)
+        if self.careful:
+            _soft(logits, self.room("targets", targets).copy_(positive), negative, positive, careful=True)
+        else:
+            _hard(logits, negative, positive)
+
+    def shares(self, targets: Tensor, where: Tensor | None) -> Tensor:
+        """Soft targets in the dtype and the range that are computed in."""
+        if where is not None:
+            targets = torch.where(where, targets, 0.0)
+        if self.are_shares(targets) and targets.dtype == self.wide:
+            return targets
+        return self.room("targets", targets).copy_(targets).clamp_(0, 1)
 
     def are_shares(self, targets: Tensor) -> bool:
         """Whether all are in [0, 1]; NaN is not."""
@@ -113,67 +148,110 @@ class _Sweep:
         self.doubtful |= not inside
         return inside
 
+    def weigh(self, options: Options, negative: Tensor, positive: Tensor) -> None:
+        """What the options make of the halves."""
+        if options.where is not None:
+            negative.mul_(self.room("where", options.where).copy_(options.where.view(torch.uint8)))
+        for half, factor in zip((negative, positive), _factors(options), strict=True):
+            if isinstance(factor, Tensor) or factor != 1:
+                half.mul_(factor.to(self.wide) if isinstance(factor, Tensor) else factor)
+
+    def room(self, use: str, like: Tensor) -> Tensor:
+        """An array for the cells of a block, the same for all blocks."""
+        if use not in self.rooms:
+            self.rooms[use] = self.logits.new_empty((self.step, self.classes), dtype=self.wide)
+        return self.rooms[use] if like.shape[0] == self.step else self.rooms[use][: like.shape[0]]
+
     def inexact(self, sums: Tensor) -> Tensor | None:
         """Rows with a sum or a target that is out of range."""
-        # below the square root of the largest number, the reciprocals above and their products are normal numbers
-        limit = torch.finfo(self.wide).max ** 0.5
-        if not sums.numel() or (not self.doubtful and sums.max() < limit):
+        limit = LIMIT[self.wide]
+        if self.count == 0 or (not self.doubtful and sums.max().item() < limit):
             return None
-        exact: Tensor = (sums < limit).all(dim=0)
+        exact: Tensor = (sums < limit).all(dim=0).squeeze(1)
         if self.doubtful:
-            exact &= read_targets(self.targets, self.wide, xp=xp)[1].all(dim=1)
+            legal = read_targets(self.targets, self.wide, xp=xp)[1]
+            exact &= (legal if self.options.where is None else legal | ~self.options.where).all(dim=1)
         return (~exact).nonzero().squeeze(1)
 
-    def by_core(self, rows: Tensor, options: dict[str, Any]) -> None:
-        """Some rows, whatever they hold."""
-        logits, targets = self.logits[rows].to(self.wide), self.targets[rows]
-        self.losses[rows] = zlpr_core.zlpr(logits, targets, **options, xp=xp)
-        if self.gradient is not None:
-            share = zlpr_core.zlpr_grad(logits, targets, **options, xp=xp)
-            self.gradient[rows] = (self.weighted(rows) * share).to(self.gradient.dtype)
+    def again(self, rows: Tensor, losses: Tensor) -> None:
+        """Some rows with care, or by the core, whatever they hold."""
+        logits, targets, options = self.logits[rows], self.targets[rows], self.options.of_rows(rows)
+        upstream = _some(self.upstream, rows)
+        if self.careful:
+            losses[rows], gradient = _by_core(logits.to(self.wide), targets, options, upstream)
+        else:
+            found = _Sweep(logits, targets, options, upstream, careful=True)
+            losses[rows], gradient = found.losses, found.gradient
+        if gradient is not None:
+            self.gradient[rows] = gradient.to(self.gradient.dtype)
 
 
-class _Room(NamedTuple):
-    """Three arrays, the first two of them together."""
-
-    flat: Tensor
-    halves: Tensor
-    negative: Tensor
-    positive: Tensor
-    spare: Tensor
+def _by_core(logits: Tensor, targets: Tensor, options: Options, upstream: Any) -> tuple[Tensor, Any]:
+    arguments = options._asdict()
+    losses = zlpr_core.zlpr(logits, targets, **arguments, xp=xp)
+    return losses, None if upstream is None else upstream * zlpr_core.zlpr_grad(logits, targets, **arguments, xp=xp)
 
 
-def _room(rows: int, classes: int, dtype: torch.dtype) -> _Room:
-    """It stays with the thread: for small arrays the system takes longer than the arithmetic."""
-    kept: _Room | None = getattr(_thread, str(dtype), None)
-    if kept is not None and kept.spare.shape == (rows, classes):
-        return kept
-    with torch.inference_mode(mode=False):  # for calls outside of it, too
-        enough = kept is not None and kept.flat.numel() >= 3 * rows * classes
-        flat = kept.flat if kept is not None and enough else torch.empty(3 * rows * classes, dtype=dtype, device="cpu")
-        room = _views(flat, rows, classes)
-    if rows * classes <= CELLS:
-        setattr(_thread, str(dtype), room)
-    return room
+def _some(value: Any, rows: Any) -> Any:
+    return value[rows] if isinstance(value, Tensor) else value
 
 
-def _views(flat: Tensor, rows: int, classes: int) -> _Room:
-    three = flat[: 3 * rows * classes].view(3, rows, classes)
-    return _Room(flat, three[:2], *three)
+def _are_factors(options: Options) -> bool:
+    """Whether the weights are legal, and factors of a fair size can stand for all."""
+    (least, most), (least_positive, most_positive), (down, up) = map(_range, options[1:])
+    farthest = math.exp(min(max(-down, up), 100.0))
+    return least >= 0 and least_positive >= 0 and most * max(most_positive, 1.0) * farthest <= LARGEST
 
 
-def _soft(logits: Tensor, share: Tensor, room: _Room) -> None:
-    negative = room.negative
-    torch.exp(negative.copy_(logits) if logits.dtype != share.dtype else logits, out=negative)
-    torch.div(share, negative, out=room.positive)
-    negative.mul_(torch.sub(1, share, out=room.spare))
+def _range(option: Tensor | float | None) -> tuple[float, float]:
+    """Its ends; 1 for an absent weight, NaN if there is one."""
+    if isinstance(option, Tensor):
+        least, most = torch.aminmax(_slim(option))
+        return float(least), float(most)
+    return (1.0, 1.0) if option is None else (float(option), float(option))
 
 
-def _hard(logits: Tensor, room: _Room) -> None:
+def _factors(options: Options) -> tuple[Any, Any]:
+    """Of the negative half and of the positive; in float64, to be rounded once."""
+    both, ours, threshold = (x.double() if isinstance(x, Tensor) else x for x in map(_slim, options[1:]))
+    exp = torch.exp if isinstance(threshold, Tensor) else math.exp
+    both = 1.0 if both is None else both
+    return both * exp(-threshold), both * exp(threshold) * (1.0 if ours is None else ours)
+
+
+def _slim(option: Any) -> Any:
+    """With one cell where expansion repeats it."""
+    if not isinstance(option, Tensor):
+        return option
+    return option[tuple(slice(None if stride else 1) for stride in option.stride())]
+
+
+def _soft(logits: Tensor, share: Tensor, negative: Tensor, positive: Tensor, *, careful: bool) -> None:
+    torch.exp(logits, out=negative)
+    torch.div(share, negative, out=positive)
+    torch.lerp(negative, _number(0.0, share.dtype), share, out=negative)  # above a half by 1 - t, which is exact
+    if careful:  # 0 / 0 and 0 * inf
+        positive.masked_fill_(share == 0, 0)
+        negative.masked_fill_(share == 1, 0)
+
+
+def _hard(logits: Tensor, negative: Tensor, positive: Tensor) -> None:
     """In each cell one of the two, e^-s or e^s; ``positive`` holds the targets."""
-    _, _, negative, positive, spare = room
-    if logits.dtype != positive.dtype:
-        logits = spare.copy_(logits)
-    torch.addcmul(logits, logits, positive, value=-2, out=negative).exp_()  # NaN beside infinity: then the core's turn
+    torch.addcmul(logits, logits, positive, value=-2, out=negative).exp_()  # NaN where a logit is infinite
     positive.mul_(negative)
     negative.sub_(positive)  # exact: a number from itself, or nothing from it
+
+
+def _divisors(sums: Tensor, upstream: Tensor | float) -> Tensor:
+    """What the halves are divided by: ``(1 + sum) / upstream``."""
+    if isinstance(upstream, Tensor):
+        return (1 + sums).div_(upstream)
+    each = _number(1 / upstream, sums.dtype)
+    return torch.addcmul(each, each, sums)
+
+
+@lru_cache(maxsize=64)
+def _number(value: float, dtype: torch.dtype) -> Tensor:
+    """As a tensor, which PyTorch would make of it at each call."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(value, dtype=dtype, device="cpu")

@@ -5,13 +5,16 @@ order, gradients in targets, weights or threshold) goes through the core's formu
 """
 
 import importlib
+from functools import lru_cache
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 import zlpr_core
+from zlpr_core._checks import check_pair, class_axes
+from zlpr_core._typing import Axis
 
 from . import _blocked
 from ._namespace import xp
@@ -19,38 +22,89 @@ from ._rows import Options, Rows
 
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 Implementation: TypeAlias = Literal["auto", "plain", "blocked", "triton"]
-_SAVED: Any = object()  # stands for an option that autograd keeps
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def loss(
-    input: Tensor,
-    target: Tensor,
-    axes: tuple[int, ...],
-    options: Options,
+class Plan(NamedTuple):
+    """What shapes, dtypes and names say about a call."""
+
+    rows: Rows
+    reduction: Reduction
+    impl: Implementation
+    kernel: Any  # a module, or None
+    scale: float  # of the losses in the reduced one
+
+
+def plan(input: Tensor, target: Tensor, dim: Axis, reduction: Reduction, impl: Implementation) -> Plan:
+    """Checks it all, once for calls that are alike: a small batch takes less time than that."""
+    if not torch.compiler.is_compiling():
+        try:
+            about = input.shape, input.dtype, input.device, target.shape, target.dtype
+            return _remembered(*about, dim, reduction, impl)
+        except TypeError:  # cannot be looked up, as a symbolic shape, or is wrong, and says so below
+            pass
+    return _plan(input, target, dim, reduction, impl)
+
+
+def _plan(input: Any, target: Any, dim: Axis, reduction: Reduction, impl: Implementation) -> Plan:
+    check_reduction(reduction)
+    check_implementation(impl)
+    check_pair(input, target, xp=xp)
+    rows = Rows(input.shape, class_axes(input, dim, xp=xp))
+    scale = 1 / max(rows.flat[0], 1) if reduction == "mean" else 1.0
+    return Plan(rows, reduction, impl, _kernel_for(input.device, impl), scale)
+
+
+class _Like(NamedTuple):
+    """A tensor, as far as a plan looks at it."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+@lru_cache(maxsize=256, typed=True)
+def _remembered(
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    target_shape: torch.Size,
+    target_dtype: torch.dtype,
+    dim: Axis,
     reduction: Reduction,
-    impl: Implementation = "auto",
-) -> Tensor:
+    impl: Implementation,
+) -> Plan:
+    target = _Like(target_shape, target_dtype, device)
+    return _plan(_Like(shape, dtype, device), target, dim, reduction, impl)
+
+
+def loss(plan: Plan, input: Tensor, target: Tensor, options: Options) -> Tensor:
     """Reduced ZLPR, by the fastest way that there is for this call."""
-    if impl != "plain" and _is_compiled_alone(input, target, options):
+    if torch.compiler.is_compiling():
+        return _compiled(plan, input, target, options)
+    tensors = options.tensors()
+    if plan.kernel is None or _is_seen_through(input, target, *tensors):
+        return plain(plan, input, target, options)
+    if input.requires_grad and torch.is_grad_enabled():
+        fused: Tensor = _Fused.apply(input, target, plan, options, *tensors)  # type: ignore[no-untyped-call]
+        return fused
+    return _forward(plan, input, target, options, None)[0]
+
+
+def plain(plan: Plan, input: Tensor, target: Tensor, options: Options) -> Tensor:
+    """By the core's formula, which any transformation can look into."""
+    return reduce(zlpr_core.zlpr(input, target, axis=plan.rows.axes, **options._asdict(), xp=xp), plan.reduction)
+
+
+def _compiled(plan: Plan, input: Tensor, target: Tensor, options: Options) -> Tensor:
+    """In a graph, where a compiler for a CPU that alone looks on can be told the derivative."""
+    told = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and input.is_cpu
+    if told and plan.impl != "plain" and options.absent() and not _is_transformed(input, target):
         from . import _compiled  # not before it is wanted, because torch._dynamo takes its time
 
         if _compiled.by_inductor():
-            return reduce(_compiled.losses(input, target, axes), reduction)
-    seen_through = _is_seen_through(input, target, *options.tensors())
-    kernel = None if seen_through else _kernel_for(input, impl)
-    if kernel is None:
-        return plain(input, target, axes, options, reduction)
-    if torch.is_grad_enabled() and input.requires_grad:
-        fused: Tensor = _Fused.apply(input, kernel, axes, reduction, target, options)  # type: ignore[no-untyped-call]
-        return fused
-    rows = Rows(input.shape, axes)
-    losses, _ = kernel.forward(rows.of(input), rows.of(target), rows.of_options(options), None)
-    return reduce(rows.of_examples(losses), reduction)
-
-
-def plain(input: Tensor, target: Tensor, axes: tuple[int, ...], options: Options, reduction: Reduction) -> Tensor:
-    """By the core's formula, which any transformation can look into."""
-    return reduce(zlpr_core.zlpr(input, target, axis=axes, **options._asdict(), xp=xp), reduction)
+            return reduce(_compiled.losses(input, target, plan.rows.axes), plan.reduction)
+    return plain(plan, input, target, options)
 
 
 def reduce(losses: Tensor, reduction: Reduction) -> Tensor:
@@ -74,13 +128,14 @@ def check_implementation(impl: str) -> None:
         raise ValueError(msg)
 
 
-def _kernel_for(input: Tensor, impl: Implementation) -> ModuleType | None:
-    if impl == "blocked" and not input.is_cpu:
-        msg = f'impl="blocked" is for a CPU. Received an `input` on: {input.device}. Leave `impl` at "auto".'
+def _kernel_for(device: torch.device, impl: Implementation) -> ModuleType | None:
+    on_cpu = device.type == "cpu"
+    if impl == "blocked" and not on_cpu:
+        msg = f'impl="blocked" is for a CPU. Received an `input` on: {device}. Leave `impl` at "auto".'
         raise ValueError(msg)
-    if impl == "blocked" or (impl == "auto" and input.is_cpu):
+    if impl == "blocked" or (impl == "auto" and on_cpu):
         return _blocked
-    wanted = impl == "triton" or (impl == "auto" and input.is_cuda and _triton().available())
+    wanted = impl == "triton" or (impl == "auto" and device.type == "cuda" and _triton().available())
     return _triton() if wanted else None
 
 
@@ -89,74 +144,58 @@ def _triton() -> ModuleType:
     return importlib.import_module("zlpr_torch._triton")
 
 
-def _is_compiled_alone(input: Tensor, target: Tensor, options: Options) -> bool:
-    """Whether a compiler for a CPU looks on, and nothing else does."""
-    return (
-        torch.compiler.is_dynamo_compiling()
-        and not torch.compiler.is_exporting()
-        and input.is_cpu
-        and options.absent()
-        and not _is_transformed(input, target)
-    )
-
-
 def _is_seen_through(input: Tensor, *others: Tensor) -> bool:
     """Whether more than autograd's reverse mode in ``input`` looks on, which a kernel would leave in the dark."""
     return (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
+        torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
-        or (torch.is_grad_enabled() and any(x.is_inference() for x in others))
         or _is_transformed(input, *others)
+        or (torch.is_grad_enabled() and any(map(torch.is_inference, others)))
     )
 
 
 def _is_transformed(input: Tensor, *others: Tensor) -> bool:
     """Whether a derivative of another kind is wanted, or one in others than ``input``."""
-    return (
-        torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-        or any(type(x) not in (Tensor, torch.nn.Parameter) for x in (input, *others))
-        or (torch.is_grad_enabled() and any(x.requires_grad for x in others))
-    )
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    recorded = torch.is_grad_enabled()
+    for x in others:
+        if type(x) not in PLAIN or (recorded and x.requires_grad):
+            return True
+    return type(input) not in PLAIN
+
+
+def _forward(plan: Plan, input: Tensor, target: Tensor, options: Options, expected: float | None) -> tuple[Tensor, Any]:
+    """The reduced loss by the kernel, and its state."""
+    rows, kernel = plan.rows, plan.kernel
+    losses, state = kernel.forward(rows.of(input), rows.of(target), rows.of_options(options), expected)
+    return reduce(rows.of_examples(losses), plan.reduction), state
 
 
 class _Fused(torch.autograd.Function):
     """What is saved beside the inputs is the kernel's ``state``."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        input: Tensor,
-        kernel: ModuleType,
-        axes: tuple[int, ...],
-        reduction: Reduction,
-        target: Tensor,
-        options: Options,
-    ) -> Tensor:
-        rows = Rows(input.shape, axes)
-        scale = 1 / max(rows.flat[0], 1) if reduction == "mean" else 1.0
-        losses, ctx.state = kernel.forward(rows.of(input), rows.of(target), rows.of_options(options), scale)
-        tensors = options.tensors()
+    def forward(ctx: Any, input: Tensor, target: Tensor, plan: Plan, options: Options, *tensors: Tensor) -> Tensor:
+        reduced, ctx.state = _forward(plan, input, target, options, plan.scale)
         ctx.save_for_backward(input, target, *tensors)
-        given = Options._make(_SAVED if isinstance(x, Tensor) else x for x in options) if tensors else options
-        ctx.call = kernel, rows, reduction, scale, given
-        return reduce(rows.of_examples(losses), reduction)
+        ctx.plan, ctx.options = plan, options.emptied() if tensors else options
+        return reduced
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        kernel, rows, reduction, scale, given = ctx.call
         input, target, *tensors = ctx.saved_tensors
-        options = _refilled(given, tensors)
+        plan, options = ctx.plan, ctx.options.refilled(tensors) if tensors else ctx.options
         if torch.is_grad_enabled():  # to be differentiated once more
-            again = plain(input, target, rows.axes, options, reduction)
+            again = plain(plan, input, target, options)
             gradient = torch.autograd.grad(again, input, upstream, create_graph=True)[0]
         elif _is_batched(upstream) or _is_seen_through(upstream):
-            gradient = _linear_in_upstream(input, target, rows.axes, options, upstream * scale)
+            gradient = _linear_in_upstream(plan, input, target, options, upstream)
         else:
+            rows = plan.rows
             arrays = rows.of(input), rows.of(target), rows.of_options(options)
-            gradient = rows.back(kernel.backward(*arrays, ctx.state, upstream.flatten(), scale))
-        return gradient, None, None, None, None, None
+            gradient = rows.back(plan.kernel.backward(*arrays, ctx.state, upstream.flatten(), plan.scale))
+        return gradient, None, None, None, *(None for _ in tensors)
 
 
 def _is_batched(upstream: Tensor) -> bool:
@@ -165,21 +204,12 @@ def _is_batched(upstream: Tensor) -> bool:
     return functorch.is_batchedtensor(upstream) or functorch.is_legacy_batchedtensor(upstream)
 
 
-def _linear_in_upstream(
-    input: Tensor, target: Tensor, axes: tuple[int, ...], options: Options, upstream: Tensor
-) -> Tensor:
+def _linear_in_upstream(plan: Plan, input: Tensor, target: Tensor, options: Options, upstream: Tensor) -> Tensor:
     """The gradient by the core, which any transformation of ``upstream`` can look into."""
-    wide = input.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+    wide, axes = input.to(torch.float64 if input.dtype == torch.float64 else torch.float32), plan.rows.axes
     slopes: Tensor = zlpr_core.zlpr_grad(wide, target, axis=axes, **options._asdict(), xp=xp)
+    upstream = upstream * plan.scale
     if upstream.dim():
         for axis in sorted(axes):
             upstream = upstream.unsqueeze(axis)
     return (slopes * upstream).to(input.dtype)
-
-
-def _refilled(options: Options, tensors: list[Tensor]) -> Options:
-    """With the tensors that autograd has kept, and whose versions it has checked."""
-    if not tensors:
-        return options
-    kept = iter(tensors)
-    return Options._make(next(kept) if option is _SAVED else option for option in options)

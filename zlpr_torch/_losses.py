@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import zlpr_core
-from zlpr_core._checks import check_options, class_axes
+from zlpr_core._checks import check_options
 from zlpr_core._indices import check_matrix, indicated
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
-from ._fused import Implementation, Reduction, check_implementation, check_reduction, loss, reduce
+from ._fused import Implementation, Reduction, check_reduction, loss, plan, reduce
 from ._namespace import xp
 from ._rows import Options
 
@@ -82,15 +82,16 @@ def zlpr_loss(
         >>> loss.item(), input.grad
         (0.9889..., tensor([[-0.1192,  0.1554,  0.4223]]))
     """
-    check_reduction(reduction)
-    check_implementation(impl)
-    check_tensors(input=input, target=target)
-    target, mask = prepare_targets(
-        target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-    )
-    check_options(input, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        check_tensors(input=input, target=target)
+    if label_smoothing or ignore_index is not None or mask is not None:
+        target, mask = prepare_targets(
+            target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
+        )
     options = Options(mask, weight, pos_weight, threshold)
-    return loss(input, target, class_axes(input, dim, xp=xp), options, reduction, impl)
+    if not options.absent():
+        check_options(input, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
+    return loss(plan(input, target, dim, reduction, impl), input, target, options)
 
 
 def sparse_zlpr_loss(

@@ -1,9 +1,12 @@
 """Cells as rows of classes, which is how the kernels want them."""
 
+from collections.abc import Iterable
 from math import prod
 from typing import Any, NamedTuple
 
 from torch import Tensor
+
+_KEPT: Any = object()
 
 
 class Options(NamedTuple):
@@ -13,6 +16,21 @@ class Options(NamedTuple):
     weight: Tensor | float | None = None
     pos_weight: Tensor | float | None = None
     threshold: Tensor | float = 0.0
+
+    def emptied(self) -> "Options":
+        """Without the tensors, which autograd keeps."""
+        return Options._make(_KEPT if isinstance(option, Tensor) else option for option in self)
+
+    def refilled(self, tensors: Iterable[Tensor]) -> "Options":
+        """With the tensors that autograd has kept, and whose versions it has checked."""
+        kept = iter(tensors)
+        return Options._make(next(kept) if option is _KEPT else option for option in self)
+
+    def of_rows(self, rows: Any) -> "Options":
+        """Those of some rows, after ``Rows.of_options``."""
+        if self.absent():
+            return self
+        return Options._make(option[rows] if isinstance(option, Tensor) else option for option in self)
 
     def tensors(self) -> list[Tensor]:
         return [option for option in self if isinstance(option, Tensor)]
@@ -27,9 +45,9 @@ class Rows:
 
     def __init__(self, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
         self.shape, self.axes = shape, axes
-        self.batch = [n for axis, n in enumerate(shape) if axis not in axes]
-        self.flat = prod(self.batch), prod(shape[axis] for axis in axes)
         self.already = len(shape) == 2 and axes == (1,)
+        self.batch = [n for axis, n in enumerate(shape) if axis not in axes]
+        self.flat = prod(self.batch), prod([shape[axis] for axis in axes])
 
     def of(self, cells: Tensor) -> Tensor:
         """[rows, classes]: a view where one is possible."""
