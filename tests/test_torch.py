@@ -128,10 +128,19 @@ def test_compiles_whole_with_the_batch_dynamic(name, dtype):
         loss.backward()
         eager.backward()
         torch.testing.assert_close(x.grad, y.grad, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-7)
+        assert torch.equal(hard_or_soft, target[:rows]), "a graph may reuse what it is given"
         frames.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     # once for all sizes; a change of torch's global state, such as its threads, may have cost one more at the start
     assert frames[1:] == [frames[1]] * 3
     assert frames[1] <= 2
+
+
+def test_a_graph_asks_for_no_kernel(monkeypatch):
+    """Where Triton would be imported, which Dynamo does not do."""
+    torch._dynamo.reset()
+    expected, compiled = zlpr_loss(LOGITS, HARD), torch.compile(zlpr_loss, backend="eager", fullgraph=True)
+    monkeypatch.setattr("zlpr_torch._fused._kernel_for", lambda *_: pytest.fail("asked"))
+    torch.testing.assert_close(compiled(LOGITS, HARD), expected)
 
 
 ILLEGAL = HARD.long()

@@ -55,11 +55,12 @@ class _Told(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, target: Tensor, mask: bool, axes: tuple[int, ...]) -> Tensor:
         ctx.mask, ctx.axes = mask, axes
         quick, fits = quick_totals(_terms(input, _read(target, mask)), axis=axes, xp=xp)
+        fit = (fits if mask else fits & _are_legal(target, axes)).all()
 
         def again() -> Tensor:
             return _packed(total_of(side, axis=axes, xp=xp) for side in read_sides(input, _read(target, mask), xp=xp))
 
-        columns = torch.cond(fits.all(), lambda: _packed(quick), again)
+        columns = torch.cond(fit, lambda: _packed(quick), again)
         ctx.save_for_backward(input, target, columns)
         positive, negative = (log_of(total, axis=axes, xp=xp) for total in _unpacked(columns))
         losses: Tensor = positive + negative
@@ -67,10 +68,13 @@ class _Told(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Without ``torch.cond``, of which Inductor writes a large result over an input."""
         input, target, columns = ctx.saved_tensors
-        slopes = quick_slopes(input, _read(target, ctx.mask), _unpacked(columns), xp=xp)
         for axis in sorted(ctx.axes):
             upstream = upstream.unsqueeze(axis)
+        # made to depend on `upstream`: else the slopes are left in forward, and multiplied in a pass of its own here
+        columns = torch.where(upstream == upstream, columns, columns)
+        slopes = quick_slopes(input, _read(target, ctx.mask), _unpacked(columns), xp=xp)
         return (slopes * upstream).to(input.dtype), None, None, None
 
 
@@ -90,12 +94,17 @@ def _unpacked(columns: Tensor) -> Halves:
 
 
 def _terms(logits: Tensor, targets: Tensor) -> Halves:
-    """By two exponentials: one that is used twice would be stored. NaN beside a target that is not legal."""
+    """By two exponentials: one that is used twice would be stored."""
     z = logits.to(compute_dtype(logits.dtype, xp=xp))
     if targets.is_floating_point():
-        t, legal = targets.to(z.dtype), (targets >= 0) & (targets <= 1)
-        z = torch.where(legal, z, torch.nan)
+        t = targets.to(z.dtype)
         return t * torch.exp(-z), (1 - t) * torch.exp(z)
-    hard, among = read_targets(targets, z.dtype, xp=xp)
-    z = z if among is None else torch.where(among, z, torch.nan)
+    hard, _ = read_targets(targets, z.dtype, xp=xp)
     return torch.where(hard, torch.exp(-z), 0.0), torch.where(hard, 0.0, torch.exp(z))
+
+
+def _are_legal(targets: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Whether those of each row are, by an extreme: a look at each takes as long as the sums."""
+    if targets.is_floating_point():
+        return (targets * (1 - targets)).amin(axes, keepdim=True) >= 0
+    return targets.amax(axes, keepdim=True) <= 1
