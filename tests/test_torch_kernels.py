@@ -1,10 +1,15 @@
 """What the kernels add to plain composition: they give way where more looks on, and agree with it everywhere else."""
 
+import math
 import weakref
+from itertools import accumulate
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.profiler import ProfilerActivity, profile
 
 from zlpr_torch import ZLPRLoss, _blocked, zlpr_loss
 
@@ -128,6 +133,7 @@ EXTREMES = {
     "infinite threshold": {"threshold": torch.tensor([0, 0, 0, INF, 0, 0, -INF])},
     "NaN threshold": {"threshold": NAN},
     "large beside a threshold": {"weight": 1e6, "threshold": torch.linspace(-15, 15, 7)},
+    "unsigned": {"weight": torch.arange(7).to(torch.uint16), "threshold": torch.arange(7).to(torch.uint32)},
 }
 
 
@@ -144,15 +150,79 @@ def test_options_that_are_no_fair_factors(target, shift, options):
     assert_same(blocked[1][finite], plain[1][finite])
 
 
+SMALL = {
+    "a label": ([-102, 0], [5e-26, 0.5], {}),
+    "two labels": ([-100, -100.5, 0], [1e-25, 2e-25, 0.5], {}),
+    "a teacher's": ([-100, 1], [1 / (1 + math.exp(60)), 0.3], {}),
+    "a weight": ([-100, 1], [1e-15, 0.3], {"weight": 1e-10}),
+    "a loss": ([-69.0] + 99 * [-87.4], [0.0] * 100, {"weight": 1.5e6}),
+}
+
+
+@pytest.mark.parametrize(("logits", "target", "options"), SMALL.values(), ids=SMALL)
+def test_exponentials_below_the_normal_numbers(logits, target, options):
+    """Where they count, their lost digits would show."""
+    logits, target = torch.tensor([logits], dtype=torch.float32), torch.tensor([target])
+    got = value_and_gradient(logits, target, **options, impl="blocked")
+    expected = value_and_gradient(logits.double(), target.double(), **options, impl="plain")
+    assert_same(got[0].double(), expected[0], rtol=5e-7, atol=0)
+    assert_same(got[1].double(), expected[1], rtol=1e-5, atol=1e-30)
+
+
 def test_a_call_like_one_before_is_checked_all_the_same():
     """Checks are kept for calls that are alike; these are not."""
     zlpr_loss(LOGITS, HARD, dim=1)
-    for wrong, error in (({"dim": True}, TypeError), ({"dim": 2}, ValueError), ({"reduction": ["mean"]}, ValueError)):
+    zlpr_loss(LOGITS, HARD, dim=(1,))
+    errors = [({"dim": True}, TypeError), ({"dim": (1.0,)}, TypeError), ({"dim": 2}, ValueError)]
+    errors += [({"reduction": ["mean"]}, ValueError), ({"threshold": np.zeros(7)}, TypeError)]
+    for wrong, error in errors:
         with pytest.raises(error, match="Received"):
             zlpr_loss(LOGITS, HARD, **wrong)
     with pytest.raises(ValueError, match="same shape"):
         zlpr_loss(LOGITS, HARD[:, :6], dim=1)
     assert_same(zlpr_loss(LOGITS, HARD, dim=[1]), zlpr_loss(LOGITS, HARD))
+
+
+def test_a_dim_that_changes_is_read_anew():
+    dim = torch.tensor(1)
+    assert zlpr_loss(LOGITS, HARD, dim=dim, reduction="none").shape == (40,)
+    assert zlpr_loss(LOGITS, HARD, dim=dim.fill_(0), reduction="none").shape == (7,)
+
+
+def test_shapes_that_are_known_while_running_only():
+    def loss(logits, target, some):
+        return zlpr_loss(logits[some], target[some])
+
+    some = SOFT[:, 0] < 0.5
+    graph = make_fx(loss, tracing_mode="symbolic")(LOGITS, HARD, some)
+    assert_same(graph(LOGITS, HARD, ~some), loss(LOGITS, HARD, ~some))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 60.0])
+def test_losses_are_no_view(threshold):
+    losses = zlpr_loss(LOGITS.clone().requires_grad_(), HARD, threshold=threshold, reduction="none")
+    assert losses.mul_(2).requires_grad
+
+
+WIDE = torch.rand(200, 300)
+LEAN = {
+    "mixup rounding": (WIDE.index_fill(0, torch.tensor(3), 1 + 2e-7), {}),
+    "an illegal one": ((WIDE < 0.3).long().index_fill(0, torch.tensor(3), 2), {}),
+    "a mask": (WIDE, {"mask": WIDE < 0.8}),
+    "weights": (WIDE < 0.3, {"weight": WIDE[0], "pos_weight": WIDE[:, :1]}),
+    "a far threshold": (WIDE < 0.3, {"threshold": 60.0}),
+}
+
+
+@pytest.mark.parametrize(("target", "options"), LEAN.values(), ids=LEAN)
+def test_only_the_gradient_is_as_large_as_the_logits(monkeypatch, target, options):
+    monkeypatch.setattr(_blocked, "CELLS", 300)
+    x = torch.randn(200, 300)
+    x[5, 5] = -INF
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        zlpr_loss(x.requires_grad_(), target, **options).backward()
+    sizes = [event.nbytes() for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert max(accumulate(sizes)) < 1.3 * x.nbytes
 
 
 @pytest.mark.parametrize("impl", ["plain", "blocked"])

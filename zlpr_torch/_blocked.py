@@ -54,7 +54,7 @@ def backward(
 
 
 class _Sweep:
-    """The rows of one call, and what is found for them: ``losses``, and ``gradient`` if there is an ``upstream``."""
+    """One call, worked out at once: ``losses`` of its rows, and their ``gradient`` if there is an ``upstream``."""
 
     def __init__(
         self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, *, careful: bool = False
@@ -67,24 +67,23 @@ class _Sweep:
         self.step = max(1, min(CELLS // self.classes, self.count))
         self.gradient: Any = None if upstream is None else logits.new_empty(logits.shape)
         self.rooms: dict[str, Tensor] = {}
-        self.doubtful = False  # whether a target may not be legal
         self.losses = self.run()
 
     def run(self) -> Tensor:
         """The losses; ``gradient`` is filled in passing."""
-        sums = self.logits.new_empty((2, self.count, 1), dtype=self.wide)
         if self.count == 0 or self.options.absent() or _are_factors(self.options):
+            sums = self.logits.new_empty((2, self.count, 1), dtype=self.wide)
             self.quickly(sums)
             losses, left = torch.log1p(sums).sum((0, 2)), self.inexact(sums)
         else:
-            losses, left = sums[0, :, 0], torch.arange(self.count, device="cpu")
+            losses, left = self.logits.new_empty(self.count, dtype=self.wide), torch.arange(self.count, device="cpu")
         if left is not None:
             for start in range(0, len(left), self.step):
                 self.again(left[start : start + self.step], losses)
         return losses
 
     def quickly(self, sums: Tensor) -> None:
-        """Every row, for what it is worth."""
+        """Block after block, whatever the rows hold."""
         if self.step == self.count:
             self.block(self.logits, self.targets, self.options, self.upstream, sums, self.gradient)
             return
@@ -97,56 +96,47 @@ class _Sweep:
         self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, sums: Tensor, gradient: Tensor | None
     ) -> None:
         """Some rows: the sums of their halves, and what either half has of the gradient."""
-        here = gradient is not None and gradient.dtype == self.wide
-        negative: Any = gradient if here else self.room("negative", logits)
+        in_place = gradient is not None and gradient.dtype == self.wide
+        negative: Any = gradient if in_place else self.room("negative", logits)
         positive = self.room("positive", logits)
-        self.exponentials(logits, targets, options.where, negative, positive)
+        illegal = self.exponentials(logits, targets, options.where, negative, positive)
         if not options.absent():
             self.weigh(options, negative, positive)
         falls, rises = sums.unbind(0)
         torch.sum(positive, 1, True, out=falls)
         torch.sum(negative, 1, True, out=rises)
         if gradient is not None:
-            fall, rise = _divisors(sums, upstream).unbind(0)
-            negative.div_(rise).addcdiv_(positive, fall, value=-1)
-            if not here:
+            fall, rise = _shares(sums, upstream).unbind(0)
+            negative.mul_(rise).addcmul_(positive, fall, value=-1)
+            if not in_place:
                 gradient.copy_(negative)
+        if illegal is not None:
+            rises.masked_fill_(illegal, torch.nan)
 
     def exponentials(
         self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor, positive: Tensor
-    ) -> None:
-        """``(1 - t) e^s`` and ``t e^-s``; 1 and 0 where ``where`` is False."""
+    ) -> Tensor | None:
+        """``(1 - t) e^s`` and ``t e^-s``, or 1 and 0 where ``where`` is False; returns what ``_illegal`` does."""
         if logits.dtype != self.wide:
             logits = negative.copy_(logits)
         if where is not None:
             logits = torch.where(where, logits, _number(0.0, self.wide), out=negative)
         if targets.is_floating_point():
-            _soft(logits, self.shares(targets, where), negative, positive, careful=self.careful)
-            return
+            targets = targets if where is None else torch.where(where, targets, 0.0)
+            illegal = _illegal(targets, self.wide)
+            if targets.dtype != self.wide or illegal is not None:
+                targets = self.room("targets", targets).copy_(targets).clamp_(0, 1)
+            _soft(logits, targets, negative, positive, careful=self.careful)
+            return illegal
         positive.copy_(targets.view(torch.uint8) if targets.dtype == torch.bool else targets)
         if where is not None:
             positive.mul_(self.room("where", where).copy_(where.view(torch.uint8)))
-        if targets.dtype != torch.bool:
-            self.are_shares(positive)
+        illegal = None if targets.dtype == torch.bool else _illegal(positive, self.wide)
         if self.careful:
             _soft(logits, self.room("targets", targets).copy_(positive), negative, positive, careful=True)
         else:
             _hard(logits, negative, positive)
-
-    def shares(self, targets: Tensor, where: Tensor | None) -> Tensor:
-        """Soft targets in the dtype and the range that are computed in."""
-        if where is not None:
-            targets = torch.where(where, targets, 0.0)
-        if self.are_shares(targets) and targets.dtype == self.wide:
-            return targets
-        return self.room("targets", targets).copy_(targets).clamp_(0, 1)
-
-    def are_shares(self, targets: Tensor) -> bool:
-        """Whether all are in [0, 1]; NaN is not."""
-        least, most = torch.aminmax(targets)
-        inside: bool = least.item() >= 0 and most.item() <= 1
-        self.doubtful |= not inside
-        return inside
+        return illegal
 
     def weigh(self, options: Options, negative: Tensor, positive: Tensor) -> None:
         """What the options make of the halves."""
@@ -163,15 +153,12 @@ class _Sweep:
         return self.rooms[use] if like.shape[0] == self.step else self.rooms[use][: like.shape[0]]
 
     def inexact(self, sums: Tensor) -> Tensor | None:
-        """Rows with a sum or a target that is out of range."""
+        """Rows with a sum that is out of range or NaN."""
         limit = LIMIT[self.wide]
-        if self.count == 0 or (not self.doubtful and sums.max().item() < limit):
+        if self.count == 0 or sums.max().item() < limit:
             return None
-        exact: Tensor = (sums < limit).all(dim=0).squeeze(1)
-        if self.doubtful:
-            legal = read_targets(self.targets, self.wide, xp=xp)[1]
-            exact &= (legal if self.options.where is None else legal | ~self.options.where).all(dim=1)
-        return (~exact).nonzero().squeeze(1)
+        left: Tensor = (~(sums < limit)).any(dim=0).nonzero()[:, 0]
+        return left
 
     def again(self, rows: Tensor, losses: Tensor) -> None:
         """Some rows with care, or by the core, whatever they hold."""
@@ -204,9 +191,10 @@ def _are_factors(options: Options) -> bool:
 
 
 def _range(option: Tensor | float | None) -> tuple[float, float]:
-    """Its ends; 1 for an absent weight, NaN if there is one."""
+    """Its ends, NaN where a cell is; 1 for an absent weight."""
     if isinstance(option, Tensor):
-        least, most = torch.aminmax(_slim(option))
+        slim = _slim(option)
+        least, most = torch.aminmax(slim if slim.is_floating_point() else slim.double())
         return float(least), float(most)
     return (1.0, 1.0) if option is None else (float(option), float(option))
 
@@ -226,9 +214,19 @@ def _slim(option: Any) -> Any:
     return option[tuple(slice(None if stride else 1) for stride in option.stride())]
 
 
+def _illegal(targets: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Of each row, in a column, whether a target is not legal; None where a look at the ends says that all are."""
+    least, most = torch.aminmax(targets)
+    if least.item() >= 0 and most.item() <= 1:
+        return None
+    illegal: Tensor = ~read_targets(targets, dtype, xp=xp)[1].all(dim=1, keepdim=True)
+    return illegal
+
+
 def _soft(logits: Tensor, share: Tensor, negative: Tensor, positive: Tensor, *, careful: bool) -> None:
     torch.exp(logits, out=negative)
-    torch.div(share, negative, out=positive)
+    torch.threshold(negative, torch.finfo(share.dtype).tiny, 0.0, out=positive)  # below it a number has lost digits
+    torch.div(share, positive, out=positive)
     torch.lerp(negative, _number(0.0, share.dtype), share, out=negative)  # above a half by 1 - t, which is exact
     if careful:  # 0 / 0 and 0 * inf
         positive.masked_fill_(share == 0, 0)
@@ -242,12 +240,10 @@ def _hard(logits: Tensor, negative: Tensor, positive: Tensor) -> None:
     negative.sub_(positive)  # exact: a number from itself, or nothing from it
 
 
-def _divisors(sums: Tensor, upstream: Tensor | float) -> Tensor:
-    """What the halves are divided by: ``(1 + sum) / upstream``."""
-    if isinstance(upstream, Tensor):
-        return (1 + sums).div_(upstream)
-    each = _number(1 / upstream, sums.dtype)
-    return torch.addcmul(each, each, sums)
+def _shares(sums: Tensor, upstream: Tensor | float) -> Tensor:
+    """By what a term of either half changes the loss, times ``upstream``."""
+    each = upstream if isinstance(upstream, Tensor) else _number(upstream, sums.dtype)
+    return each / (sums + _number(1.0, sums.dtype))
 
 
 @lru_cache(maxsize=64)

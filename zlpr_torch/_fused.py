@@ -32,14 +32,19 @@ class Plan(NamedTuple):
     reduction: Reduction
     impl: Implementation
     kernel: Any  # a module, or None
-    scale: float  # of the losses in the reduced one
+
+    @property
+    def scale(self) -> float:
+        """Of the losses in the reduced one."""
+        return 1 / max(self.rows.flat[0], 1) if self.reduction == "mean" else 1.0
 
 
-def plan(input: Tensor, target: Tensor, dim: Axis, reduction: Reduction, impl: Implementation) -> Plan:
+def planned(input: Tensor, target: Tensor, dim: Axis, reduction: Reduction, impl: Implementation) -> Plan:
     """Checks it all, once for calls that are alike: a small batch takes less time than that."""
-    if not torch.compiler.is_compiling():
+    plain_dim = type(dim) is int or (type(dim) is tuple and {int}.issuperset(map(type, dim)))
+    if plain_dim and not torch.compiler.is_compiling() and torch._C._get_tracing_state() is None:
+        about = input.shape, input.dtype, input.device, target.shape, target.dtype
         try:
-            about = input.shape, input.dtype, input.device, target.shape, target.dtype
             return _remembered(*about, dim, reduction, impl)
         except TypeError:  # cannot be looked up, as a symbolic shape, or is wrong, and says so below
             pass
@@ -51,8 +56,7 @@ def _plan(input: Any, target: Any, dim: Axis, reduction: Reduction, impl: Implem
     check_implementation(impl)
     check_pair(input, target, xp=xp)
     rows = Rows(input.shape, class_axes(input, dim, xp=xp))
-    scale = 1 / max(rows.flat[0], 1) if reduction == "mean" else 1.0
-    return Plan(rows, reduction, impl, _kernel_for(input.device, impl), scale)
+    return Plan(rows, reduction, impl, None if torch.compiler.is_compiling() else _kernel_for(input.device, impl))
 
 
 class _Like(NamedTuple):
@@ -63,7 +67,7 @@ class _Like(NamedTuple):
     device: torch.device
 
 
-@lru_cache(maxsize=256, typed=True)
+@lru_cache(maxsize=256)
 def _remembered(
     shape: torch.Size,
     dtype: torch.dtype,
@@ -147,7 +151,8 @@ def _triton() -> ModuleType:
 def _is_seen_through(input: Tensor, *others: Tensor) -> bool:
     """Whether more than autograd's reverse mode in ``input`` looks on, which a kernel would leave in the dark."""
     return (
-        torch._C._get_tracing_state() is not None
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack() > 0
         or _is_transformed(input, *others)
         or (torch.is_grad_enabled() and any(map(torch.is_inference, others)))

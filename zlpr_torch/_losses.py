@@ -16,7 +16,7 @@ from zlpr_core._indices import check_matrix, indicated
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
-from ._fused import Implementation, Reduction, check_reduction, loss, plan, reduce
+from ._fused import Implementation, Reduction, check_reduction, loss, planned, reduce
 from ._namespace import xp
 from ._rows import Options
 
@@ -84,14 +84,15 @@ def zlpr_loss(
     """
     if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
         check_tensors(input=input, target=target)
-    if label_smoothing or ignore_index is not None or mask is not None:
+    if label_smoothing != 0 or ignore_index is not None or mask is not None:
         target, mask = prepare_targets(
             target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
         )
+    plan = planned(input, target, dim, reduction, impl)
     options = Options(mask, weight, pos_weight, threshold)
     if not options.absent():
         check_options(input, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
-    return loss(plan(input, target, dim, reduction, impl), input, target, options)
+    return loss(plan, input, target, options)
 
 
 def sparse_zlpr_loss(

@@ -36,7 +36,7 @@ class Options(NamedTuple):
         return [option for option in self if isinstance(option, Tensor)]
 
     def absent(self) -> bool:
-        no_threshold = not isinstance(self.threshold, Tensor) and self.threshold == 0
+        no_threshold = isinstance(self.threshold, (int, float)) and self.threshold == 0
         return no_threshold and self.where is self.weight is self.pos_weight is None
 
 
