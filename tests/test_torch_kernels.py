@@ -169,6 +169,12 @@ def test_exponentials_below_the_normal_numbers(logits, target, options):
     assert_same(got[1].double(), expected[1], rtol=1e-5, atol=1e-30)
 
 
+def test_labels_of_one_beyond_the_range_of_an_exponential():
+    logits = torch.full((2, 6), 710.0, dtype=torch.float64)
+    ones = torch.ones(2, 6, dtype=torch.bool)
+    assert_same(zlpr_loss(logits, ones.double()), zlpr_loss(logits, ones), rtol=1e-14, atol=0)
+
+
 def test_a_call_like_one_before_is_checked_all_the_same():
     """Checks are kept for calls that are alike; these are not."""
     zlpr_loss(LOGITS, HARD, dim=1)

@@ -126,14 +126,14 @@ class _Sweep:
             illegal = _illegal(targets, self.wide)
             if targets.dtype != self.wide or illegal is not None:
                 targets = self.room("targets", targets).copy_(targets).clamp_(0, 1)
-            _soft(logits, targets, negative, positive, careful=self.careful)
+            (_with_care if self.careful else _soft)(logits, targets, negative, positive)
             return illegal
         positive.copy_(targets.view(torch.uint8) if targets.dtype == torch.bool else targets)
         if where is not None:
             positive.mul_(self.room("where", where).copy_(where.view(torch.uint8)))
         illegal = None if targets.dtype == torch.bool else _illegal(positive, self.wide)
         if self.careful:
-            _soft(logits, self.room("targets", targets).copy_(positive), negative, positive, careful=True)
+            _with_care(logits, self.room("targets", targets).copy_(positive), negative, positive)
         else:
             _hard(logits, negative, positive)
         return illegal
@@ -223,14 +223,17 @@ def _illegal(targets: Tensor, dtype: torch.dtype) -> Tensor | None:
     return illegal
 
 
-def _soft(logits: Tensor, share: Tensor, negative: Tensor, positive: Tensor, *, careful: bool) -> None:
+def _soft(logits: Tensor, share: Tensor, negative: Tensor, positive: Tensor) -> None:
     torch.exp(logits, out=negative)
     torch.threshold(negative, torch.finfo(share.dtype).tiny, 0.0, out=positive)  # below it a number has lost digits
     torch.div(share, positive, out=positive)
     torch.lerp(negative, _number(0.0, share.dtype), share, out=negative)  # above a half by 1 - t, which is exact
-    if careful:  # 0 / 0 and 0 * inf
-        positive.masked_fill_(share == 0, 0)
-        negative.masked_fill_(share == 1, 0)
+
+
+def _with_care(logits: Tensor, share: Tensor, negative: Tensor, positive: Tensor) -> None:
+    """As ``_soft``, by two exponentials, and without ``0 * inf``."""
+    torch.neg(logits, out=positive).exp_().mul_(share).masked_fill_(share == 0, 0)
+    torch.exp(logits, out=negative).mul_(1 - share).masked_fill_(share == 1, 0)
 
 
 def _hard(logits: Tensor, negative: Tensor, positive: Tensor) -> None:

@@ -85,7 +85,7 @@ def _remembered(
 def loss(plan: Plan, input: Tensor, target: Tensor, options: Options) -> Tensor:
     """Reduced ZLPR, by the fastest way that there is for this call."""
     if torch.compiler.is_compiling():
-        return _compiled(plan, input, target, options)
+        return _in_graph(plan, input, target, options)
     tensors = options.tensors()
     if plan.kernel is None or _is_seen_through(input, target, *tensors):
         return plain(plan, input, target, options)
@@ -100,7 +100,7 @@ def plain(plan: Plan, input: Tensor, target: Tensor, options: Options) -> Tensor
     return reduce(zlpr_core.zlpr(input, target, axis=plan.rows.axes, **options._asdict(), xp=xp), plan.reduction)
 
 
-def _compiled(plan: Plan, input: Tensor, target: Tensor, options: Options) -> Tensor:
+def _in_graph(plan: Plan, input: Tensor, target: Tensor, options: Options) -> Tensor:
     """In a graph, where a compiler for a CPU that alone looks on can be told the derivative."""
     told = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and input.is_cpu
     if told and plan.impl != "plain" and options.absent() and not _is_transformed(input, target):
