@@ -7,6 +7,7 @@ from itertools import accumulate
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.profiler import ProfilerActivity, profile
@@ -155,6 +156,8 @@ SMALL = {
     "two labels": ([-100, -100.5, 0], [1e-25, 2e-25, 0.5], {}),
     "a teacher's": ([-100, 1], [1 / (1 + math.exp(60)), 0.3], {}),
     "a weight": ([-100, 1], [1e-15, 0.3], {"weight": 1e-10}),
+    "a large weight": ([-100, -100.5], [0.0, 0.0], {"weight": 1e20}),
+    "a far threshold": ([-100, -100.5], [0.0, 0.0], {"threshold": -50.0}),
     "a loss": ([-69.0] + 99 * [-87.4], [0.0] * 100, {"weight": 1.5e6}),
 }
 
@@ -274,6 +277,8 @@ def test_gives_way_where_more_looks_on():
     assert zlpr_loss(LOGITS, HARD).grad_fn is None
     with torch.no_grad():
         assert zlpr_loss(x, HARD).grad_fn is None
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert not uses_a_kernel(zlpr_loss(x, HARD))
 
 
 @pytest.mark.parametrize("target", [HARD, SOFT.double()], ids=["hard", "soft"])
