@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-_KEPT: Any = object()
+_KEPT: Any = object()  # stands for a tensor that autograd keeps
 
 
 class Options(NamedTuple):
