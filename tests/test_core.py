@@ -10,7 +10,7 @@ import pytest
 import zlpr_core
 from zlpr_core._losses import read_sides
 from zlpr_core._namespace import infer, namespace_from
-from zlpr_core._quick import quick_slopes, quick_terms, quick_totals
+from zlpr_core._quick import quick_slopes, quick_terms, quick_totals, scales_of
 from zlpr_core._reduce import log_of, total_of
 
 LOGITS, TARGETS = np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])
@@ -160,5 +160,5 @@ def test_quick_totals_know_where_they_are_exact(logits, targets, exact):
         loss = sum(log_of(total, axis=(1,), xp=xp) for total in totals)
         np.testing.assert_allclose(loss, zlpr_core.zlpr(logits, targets), rtol=1e-15)
     totals = tuple(total_of(side, axis=(1,), xp=xp) for side in read_sides(logits, targets, xp=xp))
-    slopes = quick_slopes(logits, targets, totals, xp=xp)
+    slopes = quick_slopes(logits, targets, scales_of(totals, xp=xp), xp=xp)
     np.testing.assert_allclose(slopes, zlpr_core.zlpr_grad(logits, targets), rtol=1e-13, atol=1e-16)

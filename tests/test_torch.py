@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo
+from torch._inductor.utils import run_and_get_code
 from torch.autograd import gradcheck, gradgradcheck
 
 import zlpr_core
@@ -162,6 +163,28 @@ def test_compiled_rows_that_are_far_out(target):
         slopes = (torch.autograd.grad(loss, leaf, weights[rows])[0] for loss, leaf in ((losses, x), (expected, y)))
         legal = (slope[~expected.isnan()] for slope in slopes)
         torch.testing.assert_close(*legal, rtol=1e-12, atol=1e-15)
+
+
+def test_compiled_label_beside_an_exponential_without_digits():
+    """e^-100 is below the normal numbers of float32, and 1e-25 e^100 is well within them."""
+    (x,), target = leaves(torch.tensor([[-100.0, 1.0]])), torch.tensor([[1e-25, 0.5]])
+    loss, expected = torch.compile(zlpr_loss)(x, target), zlpr_loss(x.double(), target.double())
+    torch.testing.assert_close(loss.double(), expected, rtol=3e-7, atol=0)
+    slopes = [torch.autograd.grad(value, x)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*slopes, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("target", "slopes"), [(HARD, 1), (SOFT.float(), 2)], ids=["hard", "soft"])
+def test_compiled_loops_are_lean(target, slopes):
+    """One exponential a logit and nothing stored in forward, no division a logit in backward: each costs a loss."""
+    torch._dynamo.reset()
+    (x,), target = leaves(LOGITS.float().repeat(1, 128)), target.repeat(1, 128)
+    compiled = torch.compile(zlpr_loss, fullgraph=True, dynamic=False)
+    _, codes = run_and_get_code(lambda: torch.autograd.grad(compiled(x, target), x))
+    forward, backward = (code.split("async_compile.cpp_pybinding")[1].split("int64_t x1=")[-1] for code in codes)
+    assert (forward.count(".exp()"), backward.count(".exp()")) == (1, slopes)
+    assert "empty_strided_cpu((6, 640)" not in codes[0].split("def call(")[1]
+    assert " / " not in backward
 
 
 WITHIN = {

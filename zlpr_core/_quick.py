@@ -4,7 +4,7 @@ For adapters whose compiler can look at a number and take the exact way after al
 """
 
 from math import inf, log, nan, sqrt
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ._reduce import Total
 from ._targets import compute_dtype, read_targets
@@ -12,6 +12,13 @@ from ._typing import Array, Namespace
 
 Halves: TypeAlias = tuple[Any, Any]
 """The positive one and the negative one."""
+
+
+class Scale(NamedTuple):
+    """Of each row, what makes a term of one half a slope: ``term · share / e^shift``."""
+
+    shift: Any
+    share: Any
 
 
 def quick_terms(logits: Array, targets: Array, /, *, xp: Namespace) -> Halves:
@@ -38,23 +45,30 @@ def quick_totals(terms: Halves, /, *, axis: tuple[int, ...], xp: Namespace) -> t
     return (Total(0 * falls, falls), Total(0 * rises, rises)), (falls < most) & (rises < most)
 
 
-def quick_slopes(logits: Array, targets: Array, totals: Halves, /, *, xp: Namespace) -> Any:
-    """The derivative in the logits for totals from wherever; NaN in a row where one of them is."""
+def quick_slopes(logits: Array, targets: Array, scales: Halves, /, *, xp: Namespace) -> Any:
+    """The derivative in the logits by ``scales_of`` totals from wherever, of which any factor of a row may be part."""
     z = xp.astype(logits, compute_dtype(logits.dtype, xp=xp))
     t, _ = read_targets(targets, z.dtype, xp=xp)
-    positive, negative = totals
-    both = positive.rest + negative.rest
-    fall, rise = (xp.where(both == both, share, nan) for share in shares_of(totals))
+    positive, negative = scales
+    gaps = -(z + positive.shift), z - negative.shift
     if xp.isdtype(t.dtype, "bool"):
-        slopes = xp.exp(xp.where(t, -(z + positive.shift), z - negative.shift)) * xp.where(t, fall, rise)
+        slopes = xp.exp(xp.where(t, *gaps)) * xp.where(t, positive.share, negative.share)
     else:  # an exponential beside a weight of 0 may be far out of range
-        down, up = (_capped_exp(gap, xp=xp) for gap in (-(z + positive.shift), z - negative.shift))
-        slopes = t * down * fall + (1 - t) * up * rise
+        down, up = (_capped_exp(gap, xp=xp) for gap in gaps)
+        slopes = t * down * positive.share + (1 - t) * up * negative.share
     return xp.where(abs(z) == inf, 0.0, slopes)
 
 
+def scales_of(totals: Halves, /, *, xp: Namespace) -> Halves:
+    """By what a term of either half changes the loss as its logit grows; NaN in a row where one of them is."""
+    positive, negative = totals
+    both = positive.rest + negative.rest
+    fall, rise = (xp.where(both == both, share, nan) for share in shares_of(totals))
+    return Scale(positive.shift, fall), Scale(negative.shift, rise)
+
+
 def shares_of(totals: Halves) -> Halves:
-    """By what a term of either half changes the loss as its logit grows, each in units of e^shift."""
+    """The same for totals that are numbers, each in units of e^shift."""
     positive, negative = totals
     return -1 / (1 + positive.rest), 1 / (1 + negative.rest)
 

@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from zlpr_core._checks import class_axes
 from zlpr_core._losses import moves, read_sides
-from zlpr_core._quick import quick_slopes, quick_terms, quick_totals
+from zlpr_core._quick import quick_slopes, quick_terms, quick_totals, scales_of
 from zlpr_core._reduce import Total, log_of, share_of, total_of
 from zlpr_core._targets import compute_dtype
 
@@ -88,8 +88,8 @@ def _losses(fixed: Fixed, totals: Totals) -> jax.Array:
 def _slope(fixed: Fixed, scores: jax.Array, others: Others, totals: Totals) -> jax.Array:
     """Of the losses in the logits, not yet rounded to half precision: a loss scale comes before."""
     if _is_quick(fixed, scores, others):
-        inputs = _apart(scores, others["targets"], totals)  # else XLA keeps every exponential for this
-        slope: jax.Array = quick_slopes(*inputs, xp=xp)
+        *inputs, totals = _apart(scores, others["targets"], totals)  # else XLA keeps every exponential for this
+        slope: jax.Array = quick_slopes(*inputs, scales_of(totals, xp=xp), xp=xp)
         return slope
     sides = _sides(fixed, scores, others)
     pull, push = (share_of(side, total, xp=xp) for side, total in zip(sides, totals, strict=True))

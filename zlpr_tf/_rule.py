@@ -14,7 +14,7 @@ from keras import backend, ops
 import zlpr_core
 from zlpr_core._checks import class_axes
 from zlpr_core._losses import read_sides
-from zlpr_core._quick import Halves, limit, quick_slopes, quick_terms, quick_totals, shares_of
+from zlpr_core._quick import Halves, limit, quick_slopes, quick_terms, quick_totals, scales_of, shares_of
 from zlpr_core._reduce import Total, log_of, total_of
 from zlpr_core._targets import compute_dtype, read_targets
 
@@ -116,7 +116,7 @@ def _slopes(s: Any, t: Any, upstream: Any, found: _Found) -> Any:
         return ops.cast(sum(half * (share * each) for half, share in terms), s.dtype)
 
     def exact(s: Any, t: Any, each: Any, columns: Any) -> Any:
-        return ops.cast(quick_slopes(s, t, _unpacked(columns), xp=xp) * each, s.dtype)
+        return ops.cast(quick_slopes(s, t, scales_of(_unpacked(columns), xp=xp), xp=xp) * each, s.dtype)
 
     arrays = [s, t, each, _packed(totals)]
     return tf.cond(found.quick, again, lambda: _by_blocks(exact, arrays, ops.zeros_like(s)))

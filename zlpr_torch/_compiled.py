@@ -12,9 +12,9 @@ from torch import Tensor
 from torch._dynamo.symbolic_convert import InstructionTranslator
 
 from zlpr_core._losses import read_sides
-from zlpr_core._quick import Halves, quick_slopes, quick_totals
+from zlpr_core._quick import Halves, Scale, quick_slopes, quick_totals, scales_of
 from zlpr_core._reduce import Total, log_of, total_of
-from zlpr_core._targets import compute_dtype, read_targets
+from zlpr_core._targets import compute_dtype
 
 from ._namespace import xp
 
@@ -28,41 +28,42 @@ def by_inductor() -> bool:
 
 def losses(input: Tensor, target: Tensor, axes: tuple[int, ...]) -> Tensor:
     """``zlpr_core.zlpr`` without options."""
-    given = target if target.is_floating_point() else torch.ops.zlpr.bytes(target)
-    told: Tensor = _Told.apply(input, given, target.dtype == torch.bool, axes)  # type: ignore[no-untyped-call]
+    hard = not target.is_floating_point()
+    told: Tensor = _Told.apply(input, torch.ops.zlpr.numbers(target) if hard else target, hard, axes)  # type: ignore[no-untyped-call]
     return told
 
 
 _library = torch.library.Library("zlpr", "DEF")  # type: ignore[no-untyped-call]
-_library.define("bytes(Tensor target) -> Tensor")  # type: ignore[no-untyped-call]
+_library.define("numbers(Tensor target) -> Tensor")  # type: ignore[no-untyped-call]
 
 
-@torch.library.impl(_library, "bytes", "CPU")
-def _bytes(target: Tensor) -> Tensor:
-    """Hard targets, and 2 for what is not legal: Inductor reads masks one by one, with a branch at each."""
-    if target.dtype == torch.bool:
-        return target.view(torch.uint8).clone()
-    return torch.where((target == 0) | (target == 1), target, 2).to(torch.uint8)
+@torch.library.impl(_library, "numbers", "CPU")
+def _numbers(target: Tensor) -> Tensor:
+    """Hard targets, and 2 for what is not legal: Inductor reads masks, and bytes, cell by cell."""
+    if target.dtype != torch.bool:
+        target = torch.where((target == 0) | (target == 1), target, 2)
+    return target.to(torch.float32)
 
 
-@torch.library.register_fake("zlpr::bytes")  # type: ignore[untyped-decorator]
+@torch.library.register_fake("zlpr::numbers")  # type: ignore[untyped-decorator]
 def _(target: Tensor) -> Tensor:
-    return torch.empty_like(target, dtype=torch.uint8)
+    return torch.empty_like(target, dtype=torch.float32)
 
 
 class _Told(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, target: Tensor, mask: bool, axes: tuple[int, ...]) -> Tensor:
-        ctx.mask, ctx.axes = mask, axes
-        quick, fits = quick_totals(_terms(input, _read(target, mask)), axis=axes, xp=xp)
-        fit = (fits if mask else fits & _are_legal(target, axes)).all()
+    def forward(ctx: Any, input: Tensor, target: Tensor, hard: bool, axes: tuple[int, ...]) -> Tensor:
+        ctx.hard, ctx.axes = hard, axes
+        quick, fits = quick_totals(_terms(input, target, hard), axis=axes, xp=xp)
+        fit = (fits & _are_legal(target, hard, axes)).all()
 
         def again() -> Tensor:
-            return _packed(total_of(side, axis=axes, xp=xp) for side in read_sides(input, _read(target, mask), xp=xp))
+            sides = read_sides(input, target.to(torch.int32) if hard else target, xp=xp)
+            return _packed(total_of(side, axis=axes, xp=xp) for side in sides)
 
-        columns = torch.cond(fit, lambda: _packed(quick), again)
-        ctx.save_for_backward(input, target, columns)
-        positive, negative = (log_of(total, axis=axes, xp=xp) for total in _unpacked(columns))
+        totals = _unpacked(torch.cond(fit, lambda: _packed(quick), again), Total)
+        ctx.save_for_backward(input, target, _packed(scales_of(totals, xp=xp)))
+        positive, negative = (log_of(total, axis=axes, xp=xp) for total in totals)
         losses: Tensor = positive + negative
         return losses
 
@@ -72,39 +73,46 @@ class _Told(torch.autograd.Function):
         input, target, columns = ctx.saved_tensors
         for axis in sorted(ctx.axes):
             upstream = upstream.unsqueeze(axis)
-        # made to depend on `upstream`: else the slopes are left in forward, and multiplied in a pass of its own here
-        columns = torch.where(upstream == upstream, columns, columns)
-        slopes = quick_slopes(input, _read(target, ctx.mask), _unpacked(columns), xp=xp)
-        return (slopes * upstream).to(input.dtype), None, None, None
+        scales = [Scale(shift, _stored(share * upstream)) for shift, share in _unpacked(columns, Scale)]
+        if ctx.hard:
+            # made to depend on `upstream`: else forward works out the mask and stores it, cell by cell
+            target = target > _stored(torch.where(upstream == upstream, 0.0, torch.zeros_like(upstream)))
+        slopes = quick_slopes(input, target, scales, xp=xp)
+        return slopes.to(input.dtype), None, None, None
 
 
-def _read(target: Tensor, mask: bool) -> Tensor:
-    """What ``_bytes`` was given, as bool or int32, or the soft targets as they are."""
-    if target.is_floating_point():
-        return target
-    return target.to(torch.float32) > 0 if mask else target.to(torch.int32)
+def _stored(column: Tensor) -> Tensor:
+    """The same, worked out once a row: Inductor would do it at each cell."""
+    return column.as_strided(column.shape, column.stride())
 
 
-def _packed(totals: Iterable[Total]) -> Tensor:
-    return torch.stack([column for total in totals for column in total])
+def _packed(halves: Iterable[Any]) -> Tensor:
+    return torch.stack([column for half in halves for column in half])
 
 
-def _unpacked(columns: Tensor) -> Halves:
-    return Total(columns[0], columns[1]), Total(columns[2], columns[3])
+def _unpacked(columns: Tensor, kind: Any) -> Halves:
+    return kind(columns[0], columns[1]), kind(columns[2], columns[3])
 
 
-def _terms(logits: Tensor, targets: Tensor) -> Halves:
-    """By two exponentials: one that is used twice would be stored."""
+def _terms(logits: Tensor, targets: Tensor, hard: bool) -> Halves:
+    """NaN or far too large where a term is out of range."""
     z = logits.to(compute_dtype(logits.dtype, xp=xp))
-    if targets.is_floating_point():
-        t = targets.to(z.dtype)
-        return t * torch.exp(-z), (1 - t) * torch.exp(z)
-    hard, _ = read_targets(targets, z.dtype, xp=xp)
-    return torch.where(hard, torch.exp(-z), 0.0), torch.where(hard, 0.0, torch.exp(z))
+    t = targets.to(z.dtype)
+    if hard:
+        up, again, _ = _exps(z * (1 - 2 * t))
+        return t * up, (1 - t) * again
+    up, again, once_more = _exps(z)
+    down = torch.where(up >= torch.finfo(z.dtype).tiny, again, 0.0)  # below it a number has lost digits
+    return t / down, (1 - t) * once_more
 
 
-def _are_legal(targets: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _exps(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Three times the same, by different ways: Inductor would store one that is used twice, and merges these."""
+    return torch.exp(z), torch.exp(z.unsqueeze(0)).squeeze(0), torch.exp(z.unsqueeze(-1)).squeeze(-1)
+
+
+def _are_legal(targets: Tensor, hard: bool, axes: tuple[int, ...]) -> Tensor:
     """Whether those of each row are, by an extreme: a look at each takes as long as the sums."""
-    if targets.is_floating_point():
-        return (targets * (1 - targets)).amin(axes, keepdim=True) >= 0
-    return targets.amax(axes, keepdim=True) <= 1
+    if hard:
+        return targets.amax(axes, keepdim=True) <= 1
+    return (targets * (1 - targets)).amin(axes, keepdim=True) >= 0
