@@ -37,11 +37,13 @@ def machine(versions: dict[str, str], threads: int) -> Row:
 
 
 def cpu() -> str:
-    """Its name, where the system tells it."""
+    """Its name and its widest vectors, where the system tells them: a ratio depends on both."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    facts = {name.strip(): fact.strip() for name, _, fact in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    widest = next((vectors for vectors in ("avx512f", "avx2", "sve", "asimd") if vectors in flags), "")
+    return " ".join(filter(None, (facts.get("model name", platform.processor()), widest)))
 
 
 def described(setting: Row) -> str:

@@ -88,8 +88,9 @@ def _losses(fixed: Fixed, totals: Totals) -> jax.Array:
 def _slope(fixed: Fixed, scores: jax.Array, others: Others, totals: Totals) -> jax.Array:
     """Of the losses in the logits, not yet rounded to half precision: a loss scale comes before."""
     if _is_quick(fixed, scores, others):
-        *inputs, totals = _apart(scores, others["targets"], totals)  # else XLA keeps every exponential for this
-        slope: jax.Array = quick_slopes(*inputs, scales_of(totals, xp=xp), xp=xp)
+        # apart, else XLA keeps every exponential for this
+        scores, targets, totals = _apart(scores, others["targets"], totals)
+        slope: jax.Array = quick_slopes(scores, targets, scales_of(totals, xp=xp), xp=xp)
         return slope
     sides = _sides(fixed, scores, others)
     pull, push = (share_of(side, total, xp=xp) for side, total in zip(sides, totals, strict=True))

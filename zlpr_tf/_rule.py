@@ -112,7 +112,7 @@ def _slopes(s: Any, t: Any, upstream: Any, found: _Found) -> Any:
     totals, each = found.totals, ops.expand_dims(upstream, AXIS)
 
     def again() -> Any:
-        terms = zip(found.terms or _guarded_terms(s, t), shares_of(totals), strict=True)
+        terms = zip(found.terms or quick_terms(s, t, xp=xp), shares_of(totals), strict=True)
         return ops.cast(sum(half * (share * each) for half, share in terms), s.dtype)
 
     def exact(s: Any, t: Any, each: Any, columns: Any) -> Any:

@@ -73,11 +73,11 @@ class _Told(torch.autograd.Function):
         input, target, columns = ctx.saved_tensors
         for axis in sorted(ctx.axes):
             upstream = upstream.unsqueeze(axis)
-        scales = [Scale(shift, _stored(share * upstream)) for shift, share in _unpacked(columns, Scale)]
+        fall, rise = (Scale(shift, _stored(share * upstream)) for shift, share in _unpacked(columns, Scale))
         if ctx.hard:
             # made to depend on `upstream`: else forward works out the mask and stores it, cell by cell
             target = target > _stored(torch.where(upstream == upstream, 0.0, torch.zeros_like(upstream)))
-        slopes = quick_slopes(input, target, scales, xp=xp)
+        slopes = quick_slopes(input, target, (fall, rise), xp=xp)
         return slopes.to(input.dtype), None, None, None
 
 
