@@ -29,25 +29,26 @@ def by_inductor() -> bool:
 def losses(input: Tensor, target: Tensor, axes: tuple[int, ...]) -> Tensor:
     """``zlpr_core.zlpr`` without options."""
     hard = not target.is_floating_point()
-    told: Tensor = _Told.apply(input, torch.ops.zlpr.numbers(target) if hard else target, hard, axes)  # type: ignore[no-untyped-call]
+    given = torch.ops.zlpr.numbers(target, input.dtype) if hard else target
+    told: Tensor = _Told.apply(input, given, hard, axes)  # type: ignore[no-untyped-call]
     return told
 
 
 _library = torch.library.Library("zlpr", "DEF")  # type: ignore[no-untyped-call]
-_library.define("numbers(Tensor target) -> Tensor")  # type: ignore[no-untyped-call]
+_library.define("numbers(Tensor target, ScalarType dtype) -> Tensor")  # type: ignore[no-untyped-call]
 
 
 @torch.library.impl(_library, "numbers", "CPU")
-def _numbers(target: Tensor) -> Tensor:
+def _numbers(target: Tensor, dtype: torch.dtype) -> Tensor:
     """Hard targets, and 2 for what is not legal: Inductor reads masks, and bytes, cell by cell."""
     if target.dtype != torch.bool:
         target = torch.where((target == 0) | (target == 1), target, 2)
-    return target.to(torch.float32)
+    return target.to(dtype)
 
 
 @torch.library.register_fake("zlpr::numbers")  # type: ignore[untyped-decorator]
-def _(target: Tensor) -> Tensor:
-    return torch.empty_like(target, dtype=torch.float32)
+def _(target: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(target, dtype=dtype)
 
 
 class _Told(torch.autograd.Function):
