@@ -103,8 +103,8 @@ def _terms(logits: Tensor, targets: Tensor, hard: bool) -> Halves:
         up, again, _ = _exps(z * (1 - 2 * t))
         return t * up, (1 - t) * again
     up, again, once_more = _exps(z)
-    down = torch.where(up >= torch.finfo(z.dtype).tiny, again, 0.0)  # below it a number has lost digits
-    return t / down, (1 - t) * once_more
+    precise = torch.where(up >= torch.finfo(z.dtype).tiny, again, 0.0)  # below it a number has lost digits
+    return t / precise, (1 - t) * once_more
 
 
 def _exps(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,7 +50,7 @@ def process(rank, folder):
 
 
 def run_both(tmp_path_factory, tries=3):
-    """The folder that holds what they found; a process that gloo's threads abort (pytorch/gloo#514) begins anew."""
+    """The folder of what they found. If one is aborted, as gloo's threads may (pytorch/gloo#514), both begin anew."""
     folder = tmp_path_factory.mktemp("ddp")
     try:
         torch.multiprocessing.spawn(process, (folder,), nprocs=2)
