@@ -36,7 +36,8 @@ def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = PAD, xp: Names
     TypeError
         ``indices`` are not integers.
     IndexError
-        An id is neither in range nor ``pad``. While tracing, where values cannot be read, such an id is left out.
+        An id is neither in range nor ``pad``. Where values cannot be read, while tracing or on an accelerator, such an
+        id is left out.
 
     Examples
     --------
@@ -81,7 +82,7 @@ def _legal_ids(classes: Any, pad: int) -> str:
 
 
 def _from_lists(nested: Sequence[Any], depth: int, pad: int, device: Any, *, xp: Extended) -> Any:
-    """Lists of ids, one an example, filled up to the longest."""
+    """An array of the lists of ids, one list an example, each filled up to the longest with ``pad``."""
     try:
         width = max([1, *map(len, _leaves(nested, depth))])
         filled = _filled(nested, depth, width, pad)
@@ -102,7 +103,7 @@ def _filled(nested: Sequence[Any], depth: int, width: int, pad: int) -> list[Any
 
 
 def _from_matrix(matrix: Any, logits: Array, axis: Axis, *, xp: Extended) -> Any:
-    """A sparse matrix of SciPy that holds 1 at the positives."""
+    """bool targets from a sparse matrix of SciPy, which holds 1 at the positives."""
     check_matrix(matrix, logits, axis, xp=xp)
     matrix = matrix.tocoo()
     if ((matrix.data != 0) & (matrix.data != 1)).any():
@@ -112,7 +113,7 @@ def _from_matrix(matrix: Any, logits: Array, axis: Axis, *, xp: Extended) -> Any
 
 
 def check_matrix(matrix: Any, logits: Array, axis: Axis, /, *, xp: Namespace) -> None:
-    """A sparse matrix stands for the targets of two-dimensional logits, classes last."""
+    """Raise unless the sparse matrix has the shape of the logits, which are two-dimensional with classes last."""
     if not same_shape(tuple(matrix.shape), tuple(logits.shape)) or class_axes(logits, axis, xp=xp) != (1,):
         msg = (
             f"`indices` as a sparse matrix must have the shape of {name('logits', xp)}, classes last. Received: "
@@ -141,19 +142,20 @@ def _integers(ids: Any, argument: str, /, *, xp: Namespace) -> Any:
 
 
 def _outside(indices: Any, ids: Any, classes: Any, pad: int, *, xp: Namespace) -> Any:
+    """True where an id is neither in [0, classes) nor ``pad``. ``indices`` are the ids as they came."""
     beyond = (ids < 0) | (ids >= classes)
-    if xp.isdtype(indices.dtype, "unsigned integer"):  # where no id is -1
+    if xp.isdtype(indices.dtype, "unsigned integer"):  # a negative id was beyond int64, and is not the pad of -1
         return beyond & ((ids != pad) | (ids < 0))
     return beyond & (ids != pad)
 
 
 def _marked(ids: Any, unused: Any, classes: Any, *, xp: Extended) -> Any:
-    """bool (..., classes), True at the ids that are in use."""
+    """bool (..., classes), True at the ids that are not ``unused``."""
     return xp.mark(xp.where(unused, classes, ids), classes)
 
 
 def _in_place(hot: Any, sizes: Any, axes: tuple[int, ...], *, xp: Extended) -> Any:
-    """From classes flat on the last axis to classes on ``axes``."""
+    """``hot``, whose classes lie flat on the last axis, with its classes on ``axes``."""
     if axes == (len(sizes) - 1,):
         return hot
     order = (*(a for a in range(len(sizes)) if a not in axes), *axes)
@@ -199,8 +201,8 @@ def span_to_index(start: Int, end: Int, length: int, /, *, xp: Namespace | None 
     TypeError
         A position is not an integer.
     IndexError
-        A position is ``length`` or more. While tracing, where values cannot be read, such a span becomes the illegal id
-        ``length * length``.
+        A position is ``length`` or more. Where values cannot be read, while tracing or on an accelerator, such a span
+        becomes the illegal id ``length * length``.
 
     Examples
     --------
