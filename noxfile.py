@@ -27,6 +27,10 @@ INTEGRATIONS = {
     "jax": [".[jax]", "jax-users"],
     "tf": ["tf"],
 }
+TRITON_CONFORMANCE = [
+    "--backend=triton",
+    *(f"tests/conformance/test_{name}.py" for name in ("values", "edges", "options")),
+]
 BENCH = {"torch": [".[torch]"], "jax": [".[jax]", "jax"], "tf": ["tf"]}
 DEMO = {"torch": [".[torch]"], "jax": [".[jax]", "jax"], "keras": [".", "tf"]}
 
@@ -51,15 +55,7 @@ def install_peers(session: nox.Session, framework: str) -> None:
 def run_suite(session: nox.Session, backends: str, keras_backend: str = "", *arguments: str) -> None:
     """The suite on these backends, in this environment."""
     environment = {"TF_CPP_MIN_LOG_LEVEL": "3"} | ({"KERAS_BACKEND": keras_backend} if keras_backend else {})
-    command = [
-        "pytest",
-        f"--backend={backends}",
-        "-n2",
-        "--ignore=tests/together",
-        "--ignore=tests/integrations",
-        *arguments,
-    ]
-    session.run(*command, *session.posargs, env=environment)
+    session.run("pytest", f"--backend={backends}", "-n2", *arguments, *session.posargs, env=environment)
 
 
 @nox.session
@@ -93,7 +89,9 @@ def integrations(session: nox.Session, backend: str) -> None:
     install(session, ".", *INTEGRATIONS[backend], "test")
     if backend in BENCH:
         install_peers(session, backend)
-    session.run("pytest", "-n2", f"tests/integrations/{backend}", *session.posargs, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+    conformance = TRITON_CONFORMANCE if backend == "triton" else []
+    paths = [f"tests/integrations/{backend}", *conformance]
+    session.run("pytest", "-n2", *paths, *session.posargs, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
 @nox.session

@@ -6,14 +6,12 @@ import harness
 import numpy as np
 import pytest
 
-FRAMEWORK_FILES = {  # test files that speak one framework's own language
-    "test_torch.py": {"torch"},
-    "test_torch_kernels.py": {"torch"},
-    "test_jax.py": {"jax"},
-    "test_tf.py": {"tf"},
-    "test_keras.py": {"tf", "keras-jax", "keras-torch"},
-    "test_core.py": {"numpy"},
-    "test_harness.py": {"numpy"},
+OWNERS = {  # folders of tests/frameworks, whose tests speak one framework's own language
+    "core": {"numpy"},
+    "torch": {"torch"},
+    "jax": {"jax"},
+    "tf": {"tf"},
+    "keras": {"tf", "keras-jax", "keras-torch"},
 }
 _worst = defaultdict(float)
 _loaded = {}
@@ -45,8 +43,9 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    owners = FRAMEWORK_FILES.get(collection_path.name)
-    return True if owners is not None and not owners & set(_names(config)) else None
+    if collection_path.parent.name != "frameworks":
+        return None
+    return True if not OWNERS[collection_path.name] & set(_names(config)) else None
 
 
 def pytest_generate_tests(metafunc):

@@ -152,8 +152,6 @@ def survives(file, old, new):
             "pytest",
             "-x",
             "-q",
-            "--ignore=tests/together",
-            "--ignore=tests/integrations",
             *sys.argv[1:],
         ]
         return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""``torch.compile`` and ``torch.func`` on every loss but the plain one, of which tests/test_torch.py speaks."""
+"""``torch.compile`` and ``torch.func`` on every loss but the plain one, of which tests/frameworks/torch/test_torch.py speaks."""
 
 import pytest
 import torch

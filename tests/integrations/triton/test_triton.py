@@ -1,31 +1,23 @@
 """The Triton kernels compute what the contract says. By Triton's interpreter: no GPU, and a process of its own."""
 
-import os
 import subprocess
 import sys
-from inspect import signature
-from itertools import product
-
-os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
 import numpy as np
 import pytest
-import test_edges
-import test_options
-import test_values
 import torch
 import triton
 import triton.language as tl
-from harness.pytorch import Torch
-from test_options import truth
+from cases import rounded
+from harness.triton import Kernels, backward, forward
 from tolerances import grad_error, value_error
 from triton.runtime import interpreter
+from truth import dense
 
 from zlpr_torch import _triton, zlpr_loss
 from zlpr_torch._fused import Options
 
 RNG = np.random.default_rng(3090)
-NOT_THE_KERNELS = {"test_axis", "test_no_batch_axis", "test_ten_thousand_classes_on_a_strided_axis"}  # but the caller's
 WITHOUT_TRITON = """
 import sys
 sys.modules["triton"] = None
@@ -33,102 +25,12 @@ import zlpr_torch
 from zlpr_torch import _triton, zlpr_loss
 assert not _triton.available()
 """
-_cut, _exact_exp = interpreter._convert_float, interpreter.InterpreterBuilder.create_exp
-
-
-def _rounded(values, source, target, mode):
-    """The interpreter cuts float32 to bfloat16; what a GPU does, the test of compilation checks."""
-    if (source.name, target.name) == ("fp32", "bf16"):
-        return torch.from_numpy(values).bfloat16().view(torch.uint16).numpy()
-    return _cut(values, source, target, mode)
-
-
-def _exp(builder, x):
-    """In float32 a GPU has 2^x, of a product that is rounded."""
-    if x.data.dtype != np.float32:
-        return _exact_exp(builder, x)
-    return builder.unary_op(x, lambda data: np.exp2(data * np.float32(np.log2(np.e))))
-
-
-@pytest.fixture(autouse=True)
-def _interpreter_like_a_gpu(monkeypatch):
-    monkeypatch.setattr(interpreter, "_convert_float", _rounded)
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_exp", _exp)
-
-
-def forward(logits, targets, options=Options()):  # noqa: B008 - a tuple
-    with np.errstate(all="ignore"):  # the interpreter is NumPy, which warns where a GPU does not
-        return _triton.forward(logits, targets, options)
-
-
-def backward(*arguments):
-    with np.errstate(all="ignore"):
-        return _triton.backward(*arguments)
-
-
-class Loss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits, targets, options):
-        losses, stats = forward(logits, targets, options)
-        ctx.arguments = logits, targets, options, stats
-        return losses
-
-    @staticmethod
-    def backward(ctx, upstream):
-        return backward(*ctx.arguments, upstream), None, None
-
-
-class Kernels(Torch):
-    """PyTorch in the words of the conformance suite, with the loss by the kernels."""
-
-    name = "triton"
-
-    def call(self, name, arrays, options):
-        logits, targets = arrays
-        options = expanded(options, logits)
-        if name == "zlpr":
-            return Loss.apply(logits, targets, options)
-        shift, total = forward(logits, targets, options)[1].unflatten(1, (2, 2)).unbind(-1)
-        return (shift + total.log1p()).unbind(-1)
-
-
-def expanded(options, logits):
-    return Options(**{k: x.expand(logits.shape) if torch.is_tensor(x) else x for k, x in options.items()})
-
-
 KERNELS = Kernels()
-
-
-def suite():
-    """The tests of the conformance suite that concern dense targets, with the arguments that pytest gives them."""
-    for module in (test_values, test_edges, test_options):
-        for name, test in vars(module).items():
-            marks = {mark.name for mark in getattr(test, "pytestmark", [])}
-            if name.startswith("test_") and name not in NOT_THE_KERNELS and "needs" not in marks:
-                dtypes = Torch.dtypes[2 * ("spare" in marks) :]  # options compute in the last two only
-                yield from (pytest.param(test, case, id=name) for case in cases(test, dtypes))
-
-
-def cases(test, dtypes):
-    tables = [mark.args for mark in getattr(test, "pytestmark", []) if mark.name == "parametrize"]
-    tables += [("dtype", dtypes)] if "dtype" in signature(test).parameters else []
-    for values in product(*(values for _, values in tables)):
-        case = {}
-        for (names, _), value in zip(tables, values, strict=True):
-            case |= {names: value} if isinstance(names, str) else dict(zip(names, value, strict=True))
-        yield case
 
 
 def test_this_process_interprets():
     """It does not if Triton was imported before this file."""
     assert isinstance(tl.sum, interpreter.InterpretedFunction)
-
-
-@pytest.mark.parametrize(("test", "case"), list(suite()))
-def test_contract(test, case, worst):
-    """The conformance suite, of the kernels."""
-    fixtures = {"backend": KERNELS, "mode": "eager", "worst": worst}
-    test(**case, **{name: x for name, x in fixtures.items() if name in signature(test).parameters})
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
@@ -137,17 +39,17 @@ def test_contract(test, case, worst):
 def test_any_number_of_classes(classes, dtype, soft, worst):
     """One block, exactly one, and several with a rest; the second row is read again for its largest term."""
     logits, targets = RNG.normal(0, [[4], [90]], (2, classes)), RNG.random((2, classes))
-    logits, targets = (test_values.rounded(x, dtype) for x in (logits, targets if soft else targets < 0.3))
-    losses, grads, sizes = truth(logits, targets, {})
+    logits, targets = (rounded(x, dtype) for x in (logits, targets if soft else targets < 0.3))
+    losses, grads, sizes = dense(logits, targets, {})
     worst("value", KERNELS, dtype, value_error(KERNELS.loss(logits, targets, dtype), losses, dtype))
     worst("gradient", KERNELS, dtype, grad_error(KERNELS.grad(logits, targets, dtype), grads, sizes, dtype))
 
 
 @pytest.mark.parametrize("kind", [int, float])
 def test_small_losses_of_both_halves_survive_the_threshold(kind, worst):
-    logits = test_values.rounded(np.linspace([-70, 25], [-25, 70], 12), "float32")
-    targets, theta = (logits > 0).astype(kind), test_values.rounded(0.3, "float32")
-    losses, _, _ = truth(logits, targets, {"threshold": theta})
+    logits = rounded(np.linspace([-70, 25], [-25, 70], 12), "float32")
+    targets, theta = (logits > 0).astype(kind), rounded(0.3, "float32")
+    losses, _, _ = dense(logits, targets, {"threshold": theta})
     got = KERNELS.loss(logits, targets, "float32", threshold=np.full((1, 1), theta))
     worst("value", KERNELS, "float32", value_error(got, losses, "float32"))
 
@@ -156,8 +58,8 @@ def test_small_losses_of_both_halves_survive_the_threshold(kind, worst):
 @pytest.mark.parametrize("kind", [int, float])
 def test_a_weight_brings_back_what_is_beyond_the_range_of_exp(dtype, weight, far, kind, worst):
     logits, targets = np.asarray([[-far], [far]]), np.asarray([[0], [1]], kind)
-    weights = test_values.rounded(np.full((2, 1), weight), dtype)
-    losses, grads, sizes = truth(logits, targets, {"weight": weights})
+    weights = rounded(np.full((2, 1), weight), dtype)
+    losses, grads, sizes = dense(logits, targets, {"weight": weights})
     got = KERNELS.loss(logits, targets, dtype, weight=weights), KERNELS.grad(logits, targets, dtype, weight=weights)
     worst("value", KERNELS, dtype, value_error(got[0], losses, dtype))
     worst("gradient", KERNELS, dtype, grad_error(got[1], grads, sizes, dtype))

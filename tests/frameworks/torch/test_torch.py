@@ -233,8 +233,8 @@ def test_compiled_gradients_in_the_targets_too():
 def test_compiled_gradient_matches_oracle(worst):
     """At the promised accuracy, inductor's own exp and sums included."""
     from harness.pytorch import Torch
-    from test_values import table
     from tolerances import grad_error, value_error
+    from truth import table
 
     backend = Torch()
     compiled = torch.compile(EACH, fullgraph=True, dynamic=True)

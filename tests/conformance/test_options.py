@@ -5,6 +5,7 @@ import oracle
 import pytest
 from cases import rounded
 from tolerances import grad_error, value_error
+from truth import dense
 
 RNG = np.random.default_rng(8888)
 LOGITS = RNG.normal(0, 4, (8, 6)) * np.repeat([[1], [25]], 4, axis=0)
@@ -33,24 +34,12 @@ def exact(options, dtype):
     return {k: v if k == "where" else rounded(v, wide) for k, v in options.items()}
 
 
-def truth(logits, targets, options):
-    wide = {k: np.broadcast_to(v, logits.shape) for k, v in options.items()}
-    rows = [
-        (s, t, {k: v[i].tolist() for k, v in wide.items()})
-        for i, (s, t) in enumerate(zip(logits, targets.tolist(), strict=True))
-    ]
-    losses = np.asarray([float(oracle.zlpr(s, t, **o)) for s, t, o in rows])
-    parts = [oracle.zlpr_grad_parts(s, t, **o) for s, t, o in rows]
-    grads = np.asarray([[float(push - pull) for pull, push in row] for row in parts])
-    return losses, grads, np.asarray([[float(push + pull) for pull, push in row] for row in parts])
-
-
 @pytest.mark.spare
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("targets", [HARD, SOFT], ids=["hard", "soft"])
 def test_options_match_oracle(backend, dtype, mode, name, targets, worst):
     logits, targets, options = rounded(LOGITS, dtype), rounded(targets, dtype), exact(OPTIONS[name], dtype)
-    losses, grads, sizes = truth(logits, targets, options)
+    losses, grads, sizes = dense(logits, targets, options)
     given = {k: float(v) if v.ndim == 0 else v for k, v in options.items()}
     worst("value", backend, dtype, value_error(backend.loss(logits, targets, dtype, mode=mode, **given), losses, dtype))
     worst(
@@ -65,7 +54,7 @@ def test_options_match_oracle(backend, dtype, mode, name, targets, worst):
 def test_a_small_loss_survives_the_threshold(backend, dtype, mode, worst):
     """Rounding s - θ alone would cost 4e-6 of the loss here."""
     logits, theta = rounded(np.linspace(-70, -20, 24).reshape(4, 6), dtype), rounded(0.3, "float32")
-    losses, _, _ = truth(logits, np.zeros((4, 6), int), {"threshold": theta})
+    losses, _, _ = dense(logits, np.zeros((4, 6), int), {"threshold": theta})
     for threshold in (float(theta), np.full((1, 1), theta)):
         got = backend.loss(logits, np.zeros((4, 6), int), dtype, mode=mode, threshold=threshold)
         worst("value", backend, dtype, value_error(got, losses, dtype))
@@ -108,10 +97,10 @@ def test_no_batch_axis(backend, mode):
 def test_label_smoothing(backend, dtype, mode, targets, worst):
     """In the dtype that computes, integer targets too."""
     logits, targets = rounded(LOGITS, dtype), rounded(targets, dtype)
-    losses, _, _ = truth(logits, 0.875 * targets + 0.0625, {})
+    losses, _, _ = dense(logits, 0.875 * targets + 0.0625, {})
     got = backend.loss(logits, targets, dtype, mode=mode, label_smoothing=0.125)
     worst("value", backend, dtype, value_error(got, losses, dtype))
-    tenth, _, _ = truth(logits, 0.9 * targets + 0.05, {})
+    tenth, _, _ = dense(logits, 0.9 * targets + 0.05, {})
     got = backend.loss(logits, targets, dtype, mode=mode, label_smoothing=0.1)
     assert value_error(got, tenth, dtype).max() <= 1
 

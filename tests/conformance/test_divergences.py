@@ -1,82 +1,30 @@
 """The divergences and R-Drop against the oracle: values, slopes in both arguments, second order, edges, order facts."""
 
-from functools import cache, partial
+from functools import partial
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import oracle
 import pytest
-from cases import rounded
+from cases import PAIR_LOGITS, PAIRS, rounded
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tolerances import grad_error, value_error
+from truth import DIVERGENCES, divergence, scaled
 
 INF, NAN = float("inf"), float("nan")
-RNG = np.random.default_rng(9039)
-BASE = RNG.normal(0, 3, (6, 8))
-
-
-def _mixed():
-    """Confident labels that differ by units beside unsure ones that differ by thousandths."""
-    confident = RNG.random(BASE.shape) < 0.4
-    gap = np.where(confident, RNG.normal(0, 4, BASE.shape), RNG.normal(0, 1e-3, BASE.shape))
-    p = np.where(confident, 15 * BASE, BASE)
-    return p, p + gap
-
-
-_APART = RNG.uniform(-4, 4, (60, 1))
-PAIRS = {  # of the same few shapes, as a compiler takes its time for each
-    "random": (BASE, RNG.normal(0, 3, BASE.shape)),
-    "equal": (BASE, BASE),
-    "many": (RNG.normal(0, 4, (200, 8)), RNG.normal(0, 4, (200, 8))),
-    "near": (BASE, BASE + RNG.normal(0, 1e-3, BASE.shape)),
-    "a rounding apart": (BASE, np.nextafter(BASE.astype(np.float32), np.float32(9)).astype(float)),
-    "shifted": (BASE, BASE + 0.01),
-    "mixed": _mixed(),
-    "one label": (RNG.uniform(-9, 9, (60, 1)), RNG.uniform(-9, 9, (60, 1))),
-    "confident": (_sure := RNG.choice([-1, 1], (60, 1)) * RNG.uniform(12, 20, (60, 1)), _sure - _APART),
-    "confident together": tuple(x[:48].reshape(6, 8) for x in (_sure, _sure - _APART)),
-    "saturated": (RNG.uniform(-60, 60, (6, 8)), RNG.uniform(-60, 60, (6, 8))),
-    "extreme": (RNG.uniform(-1e4, 1e4, (6, 8)), RNG.uniform(-1e4, 1e4, (6, 8))),
-    "extreme and near": (np.resize([1e4, -1e4, 30.0], (6, 8)), np.resize([1e4, -1e4, 30.0], (6, 8)) + 1.0),
-    "wide": (_wide := RNG.normal(0, 3, (1, 500)), RNG.normal(0, 3, (1, 500))),
-    "wide and shifted": (_wide, _wide + 0.01),
-}
-FUNCTIONS = {
-    "kl_divergence": (oracle.kl_divergence, oracle.kl_grad_parts),
-    "symmetric_kl_divergence": (oracle.symmetric_kl_divergence, oracle.symmetric_kl_grad_parts),
-    "zlpr_divergence": (oracle.zlpr_divergence, oracle.zlpr_divergence_grad_parts),
-}
-SCALED = [("kl_divergence", 2.0), ("symmetric_kl_divergence", 2.0), *((name, None) for name in FUNCTIONS)]
-by_function = pytest.mark.parametrize("name", FUNCTIONS)
+RNG = np.random.default_rng(9040)
+SCALED = [("kl_divergence", 2.0), ("symmetric_kl_divergence", 2.0), *((name, None) for name in DIVERGENCES)]
+by_function = pytest.mark.parametrize("name", DIVERGENCES)
 by_scale = pytest.mark.parametrize(("name", "scale"), SCALED, ids=[f"{n}-{c or 'default'}" for n, c in SCALED])
-
-
-def options(scale):
-    return {} if scale is None else {"scale": scale}
-
-
-@cache
-def truth(name, pair, dtype, scale):
-    """Inputs exact in ``dtype``, values, and for each argument slopes and the magnitude of their parts."""
-    p, q = (rounded(x, dtype) for x in PAIRS[pair])
-    value, parts = FUNCTIONS[name]
-    rows = list(zip(p.tolist(), q.tolist(), strict=True))
-    values = np.asarray([float(value(*row, **options(scale))) for row in rows])
-    slopes = {}
-    for argument, place in (("p_logits", 0), ("q_logits", 1)):
-        cells = [parts(*row, **options(scale))[place] for row in rows]
-        true = np.asarray([[float(sum(cell)) for cell in row] for row in cells])
-        slopes[argument] = true, np.asarray([[float(sum(map(abs, cell))) for cell in row] for row in cells])
-    return p, q, values, slopes
 
 
 @pytest.mark.spare
 @pytest.mark.parametrize("pair", PAIRS)
 @by_scale
 def test_value_matches_oracle(backend, dtype, mode, name, scale, pair, worst):
-    p, q, values, _ = truth(name, pair, dtype, scale)
-    got = backend.value(name, dtype, mode=mode, p_logits=p, q_logits=q, **options(scale))
+    p, q, values, _ = divergence(name, pair, dtype, scale)
+    got = backend.value(name, dtype, mode=mode, p_logits=p, q_logits=q, **scaled(scale))
     worst("value", backend, dtype, value_error(got, values, dtype))
 
 
@@ -86,8 +34,8 @@ def test_value_matches_oracle(backend, dtype, mode, name, scale, pair, worst):
 @pytest.mark.parametrize("wrt", ["p_logits", "q_logits"])
 @by_scale
 def test_slopes_match_oracle(backend, dtype, mode, name, scale, pair, wrt, worst):
-    p, q, _, slopes = truth(name, pair, dtype, scale)
-    got = backend.slope(name, wrt, dtype, mode=mode, p_logits=p, q_logits=q, **options(scale))
+    p, q, _, slopes = divergence(name, pair, dtype, scale)
+    got = backend.slope(name, wrt, dtype, mode=mode, p_logits=p, q_logits=q, **scaled(scale))
     worst("gradient", backend, dtype, grad_error(got, *slopes[wrt], dtype))
 
 
@@ -103,7 +51,7 @@ def test_slopes_match_oracle(backend, dtype, mode, name, scale, pair, wrt, worst
 )
 def test_golden_values(backend, name, scale, true):
     p, q = np.asarray([[1.2, -0.7, 0.3, -2.0, 0.5]]), np.asarray([[0.8, -0.1, -0.4, -1.5, 1.0]])
-    np.testing.assert_allclose(backend.value(name, p_logits=p, q_logits=q, **options(scale)), [true], rtol=2e-15)
+    np.testing.assert_allclose(backend.value(name, p_logits=p, q_logits=q, **scaled(scale)), [true], rtol=2e-15)
 
 
 @pytest.mark.spare
@@ -113,7 +61,7 @@ def test_golden_values(backend, name, scale, true):
 @by_function
 def test_forward_mode_and_second_order(backend, mode, name, wrt, pair):
     """Against the slopes that the oracle knows, and their central differences in 50 digits."""
-    p, q, _, slopes = truth(name, pair, "float64", None)
+    p, q, _, slopes = divergence(name, pair, "float64", None)
     tangent = np.random.default_rng(1).normal(size=p.shape)
     got = backend.along(name, "jvp", wrt, tangent, mode=mode, p_logits=p, q_logits=q)
     np.testing.assert_allclose(got, np.sum(slopes[wrt][0] * tangent), rtol=1e-11, atol=1e-14)
@@ -122,7 +70,7 @@ def test_forward_mode_and_second_order(backend, mode, name, wrt, pair):
 
 
 def _true_hvp(name, p, q, wrt, tangent):
-    parts, place, step = FUNCTIONS[name][1], ("p_logits", "q_logits").index(wrt), oracle.mpf(10) ** -20
+    parts, place, step = DIVERGENCES[name][1], ("p_logits", "q_logits").index(wrt), oracle.mpf(10) ** -20
 
     def slope(row, direction, sign):
         moved = [[oracle.mpf(x) for x in logits[row]] for logits in (p, q)]
@@ -180,7 +128,7 @@ def test_an_infinite_logit_in_one(backend, name):
     if name == "symmetric_kl_divergence":
         np.testing.assert_array_equal(got, INF)
     else:
-        true = [float(FUNCTIONS[name][0](a, b)) for a, b in zip(certain.tolist(), finite.tolist(), strict=True)]
+        true = [float(DIVERGENCES[name][0](a, b)) for a, b in zip(certain.tolist(), finite.tolist(), strict=True)]
         assert value_error(got, true, dtype).max() <= 1
     opposite = backend.value(name, dtype, p_logits=certain, q_logits=-certain)
     np.testing.assert_array_equal(opposite, INF)
@@ -195,7 +143,7 @@ def test_an_infinite_logit_in_one(backend, name):
 def test_many_impossible_cells_leave_no_nan(backend, name):
     """Beside an example that is as it should be."""
     dtype = "float32"
-    p = np.resize(BASE, (2, 64))
+    p = np.resize(PAIR_LOGITS, (2, 64))
     q = np.where([[True], [False]], -INF, p + 0.5)
     np.testing.assert_array_equal(backend.value(name, dtype, p_logits=p, q_logits=q) == INF, [True, False])
     for wrt in ("p_logits", "q_logits"):
@@ -295,7 +243,8 @@ OPTIONS = {
 @pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)
 def test_rdrop_matches_oracle(backend, dtype, mode, targets, options, worst):
     wide = "float64" if dtype == "float64" else "float32"
-    s, u, t = rounded(BASE * 5, dtype), rounded(BASE * 5 + 0.125 * PAIRS["random"][1], dtype), rounded(targets, dtype)
+    passes = PAIR_LOGITS * 5, PAIR_LOGITS * 5 + 0.125 * PAIRS["random"][1]
+    s, u, t = (rounded(x, dtype) for x in (*passes, targets))
     exact = {k: v if k in ("where", "alpha", "scale") else rounded(v, wide) for k, v in options.items()}
     given = {k: float(v) if np.ndim(v) == 0 else v for k, v in exact.items()}
     got = backend.value("rdrop_zlpr", dtype, mode=mode, logits1=s, logits2=u, targets=t, **given)
@@ -346,11 +295,11 @@ def test_rdrop_of_infinite_pads(backend):
 
 @pytest.mark.parametrize("bad", [-1.0, NAN])
 def test_rdrop_messages(backend, bad):
-    arguments = {"logits1": BASE, "logits2": BASE, "targets": TARGETS["hard"]}
+    arguments = {"logits1": PAIR_LOGITS, "logits2": PAIR_LOGITS, "targets": TARGETS["hard"]}
     with pytest.raises(ValueError, match="`alpha` must be a non-negative number"):
         backend.value("rdrop_zlpr", alpha=bad, **arguments)
     with pytest.raises(ValueError, match="must have the same shape"):
-        backend.value("rdrop_zlpr", **{**arguments, "logits2": BASE[:, :4]})
+        backend.value("rdrop_zlpr", **{**arguments, "logits2": PAIR_LOGITS[:, :4]})
 
 
 # --- distillation ---------------------------------------------------------------------------------------------------

@@ -1,14 +1,12 @@
 """Values and gradients against the oracle, at the promised accuracy, in every dtype and mode."""
 
-from functools import cache
-
 import numpy as np
 import oracle
 import pytest
-from cases import GOLDEN_HARD, GOLDEN_LOGITS, GOLDEN_SOFT, HALF_PRECISION_TABLES, TABLES, rounded
+from cases import GOLDEN_HARD, GOLDEN_LOGITS, GOLDEN_SOFT, TABLES
 from tolerances import grad_error, value_error
+from truth import table
 
-ALL_TABLES = TABLES | HALF_PRECISION_TABLES
 GOLDEN = {
     "hard": (GOLDEN_HARD, {}, "1.9019748997470065"),
     "soft": (GOLDEN_SOFT, {}, "2.1964619290853217"),
@@ -28,29 +26,14 @@ GOLDEN_GRAD = {
 }
 
 
-@cache
-def table(name, dtype):
-    """Inputs exact in ``dtype``, true losses, true gradients and the magnitude of their parts."""
-    logits, targets = (rounded(x, dtype) for x in ALL_TABLES[name])
-    losses = np.asarray([float(oracle.zlpr(s, t)) for s, t in zip(logits, targets.tolist(), strict=True)])
-    parts = [oracle.zlpr_grad_parts(s, t) for s, t in zip(logits, targets.tolist(), strict=True)]
-    grads = np.asarray([[float(push - pull) for pull, push in row] for row in parts])
-    sizes = np.asarray([[float(push + pull) for pull, push in row] for row in parts])
-    return logits, targets, losses, grads, sizes
-
-
-def in_range(name, dtype):
-    return name in TABLES or dtype == "float16"
-
-
-@pytest.mark.parametrize("name", ALL_TABLES)
+@pytest.mark.parametrize("name", TABLES)
 def test_value_matches_oracle(backend, dtype, mode, name, worst):
     logits, targets, losses, _, _ = table(name, dtype)
     got = backend.loss(logits, targets, dtype, mode=mode)
     worst("value", backend, dtype, value_error(got, losses, dtype))
 
 
-@pytest.mark.parametrize("name", ALL_TABLES)
+@pytest.mark.parametrize("name", TABLES)
 def test_gradient_matches_oracle(backend, dtype, mode, name, worst):
     logits, targets, _, grads, sizes = table(name, dtype)
     got = backend.grad(logits, targets, dtype, mode=mode)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LIBRARIES = {"torch": "torch", "jax": "jax", "tf": "tensorflow"}
 FILES = (".csv", ".svg", "-ratio.csv", "-copies.csv", "-bytes.csv", "-machine.csv")
 ALWAYS_POSITIVE = ("rounds", "q20_us", "median_us", "q80_us", "copy_us", "ratio", "copies", "ns_per_logit_per_core")

@@ -6,17 +6,25 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
 
 
 def run_suite(backend, tmp_path):
     """The suite in a process where no framework can be imported."""
     for framework in ("torch", "jax", "tensorflow", "keras"):
         (tmp_path / f"{framework}.py").write_text("raise ImportError('not installed')\n")
-    program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(TESTS.parent)!r}]; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
-    arguments = [f"--backend={backend}", "-q", "-p", "no:cacheprovider", str(TESTS / "test_values.py"), "-k", "golden"]
+    program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    arguments = [
+        f"--backend={backend}",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/conformance/test_values.py",
+        "-k",
+        "golden",
+    ]
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=TESTS.parent, check=False
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, check=False
     )
 
 

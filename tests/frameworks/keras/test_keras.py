@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from cases import rounded
 from keras import ops
-from test_values import table
 from tolerances import VALUE_RTOL, value_error
+from truth import table
 
 import zlpr_tf
 from zlpr_tf import RDropZLPR, SparseZLPRLoss, ZLPRLoss

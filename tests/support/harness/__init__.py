@@ -8,6 +8,7 @@ BACKENDS = {
     "strict": ("core", None),
     "torch": ("pytorch", None),
     "torch-plain": ("pytorch", None),
+    "triton": ("triton", None),
     "jax": ("jax", None),
     "tf": ("tensorflow", "tensorflow"),
     "keras-jax": ("keras_jax", "jax"),

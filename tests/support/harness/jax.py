@@ -1,6 +1,6 @@
 """JAX under jit, with float64 switched on so that every dtype can be judged.
 
-Without float64, and eagerly, where JAX compiles every operation for every shape by itself, it is judged in test_jax.py.
+Without float64, and eagerly, where JAX compiles every operation for every shape by itself, it is judged in tests/frameworks/jax.
 """
 
 import os

@@ -65,9 +65,39 @@ TABLES = {
     "soft and tiny": (_rng.uniform(-75, 75, (6, 12)), 10.0 ** _rng.uniform(-30, 0, (6, 12))),
     "soft, tiny and far": (-_rng.uniform([1.0, 69.5], [2.0, 71.0], (9, 2)), np.tile([0.9, 1e-30], (9, 1))),
     "wide": _wide(),
+    "float16 range": (_rng.uniform(-6e4, 6e4, (6, 12)), _random(6, 12, 1.0)[1]),
 }  # fmt: skip
 
-HALF_PRECISION_TABLES = {"float16 range": (_rng.uniform(-6e4, 6e4, (6, 12)), _random(6, 12, 1.0)[1])}
+_pairs_rng = np.random.default_rng(9039)
+PAIR_LOGITS = _pairs_rng.normal(0, 3, (6, 8))
+
+
+def _mixed():
+    """Confident labels that differ by units beside unsure ones that differ by thousandths."""
+    confident = _pairs_rng.random(PAIR_LOGITS.shape) < 0.4
+    gap = np.where(confident, _pairs_rng.normal(0, 4, PAIR_LOGITS.shape), _pairs_rng.normal(0, 1e-3, PAIR_LOGITS.shape))
+    p = np.where(confident, 15 * PAIR_LOGITS, PAIR_LOGITS)
+    return p, p + gap
+
+
+_APART = _pairs_rng.uniform(-4, 4, (60, 1))
+PAIRS = {  # of the same few shapes, as a compiler takes its time for each
+    "random": (PAIR_LOGITS, _pairs_rng.normal(0, 3, PAIR_LOGITS.shape)),
+    "equal": (PAIR_LOGITS, PAIR_LOGITS),
+    "many": (_pairs_rng.normal(0, 4, (200, 8)), _pairs_rng.normal(0, 4, (200, 8))),
+    "near": (PAIR_LOGITS, PAIR_LOGITS + _pairs_rng.normal(0, 1e-3, PAIR_LOGITS.shape)),
+    "a rounding apart": (PAIR_LOGITS, np.nextafter(PAIR_LOGITS.astype(np.float32), np.float32(9)).astype(float)),
+    "shifted": (PAIR_LOGITS, PAIR_LOGITS + 0.01),
+    "mixed": _mixed(),
+    "one label": (_pairs_rng.uniform(-9, 9, (60, 1)), _pairs_rng.uniform(-9, 9, (60, 1))),
+    "confident": (_sure := _pairs_rng.choice([-1, 1], (60, 1)) * _pairs_rng.uniform(12, 20, (60, 1)), _sure - _APART),
+    "confident together": tuple(x[:48].reshape(6, 8) for x in (_sure, _sure - _APART)),
+    "saturated": (_pairs_rng.uniform(-60, 60, (6, 8)), _pairs_rng.uniform(-60, 60, (6, 8))),
+    "extreme": (_pairs_rng.uniform(-1e4, 1e4, (6, 8)), _pairs_rng.uniform(-1e4, 1e4, (6, 8))),
+    "extreme and near": (np.resize([1e4, -1e4, 30.0], (6, 8)), np.resize([1e4, -1e4, 30.0], (6, 8)) + 1.0),
+    "wide": (_wide := _pairs_rng.normal(0, 3, (1, 500)), _pairs_rng.normal(0, 3, (1, 500))),
+    "wide and shifted": (_wide, _wide + 0.01),
+}
 
 
 def rounded(values, dtype):
