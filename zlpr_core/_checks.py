@@ -1,6 +1,6 @@
 """What may be passed in, and the one sentence that says so when it may not.
 
-Everything here reads shapes and dtypes, which are known while tracing. Values are looked at by ``check_targets`` only.
+Everything here reads shapes and dtypes, which are known while tracing. Only ``check_targets`` looks at values.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def check_same_shape(arrays: Sequence[Array], arguments: Sequence[str], /, *, xp
 
 
 def same_shape(left: Sequence[int | None], right: Sequence[int | None]) -> bool:
-    """Equal, where a dimension that is unknown while tracing (None) equals any other."""
+    """True if equal; a size that is unknown while tracing (None) equals any other."""
     return len(left) == len(right) and all(m is None or n is None or m == n for m, n in zip(left, right, strict=True))
 
 
@@ -59,9 +59,9 @@ def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...
     """``axis`` as a tuple of distinct non-negative ints, none of them empty."""
     shape = tuple(logits.shape)
     if type(axis) is int and -len(shape) <= axis < len(shape) and shape[axis] != 0:
-        return (axis % len(shape),)  # what nearly every call has
+        return (axis % len(shape),)  # nearly every call
     if not isinstance(axis, (int, tuple, list)) and hasattr(axis, "__index__"):
-        axis = axis.__index__()  # an integer of NumPy
+        axis = axis.__index__()  # NumPy's integers
     given = (axis,) if isinstance(axis, int) else axis
     if isinstance(axis, bool) or not isinstance(given, Sequence) or not all(isinstance(a, int) for a in given):
         msg = f"{name('axis', xp)} must be an int or a tuple of ints. Received: {axis!r}."
@@ -78,29 +78,8 @@ def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...
     return axes
 
 
-def check_options(logits: Array, /, *, xp: Namespace, **options: Any) -> None:
-    """Every option that is not a number is a real array that broadcasts to the logits; ``where`` is bool."""
-    for argument, option in options.items():
-        if option is None or (argument != "where" and isinstance(option, (int, float))):
-            continue
-        _check_kind(argument, option, xp=xp)
-        if not _broadcasts(tuple(option.shape), tuple(logits.shape)):
-            msg = (
-                f"{name(argument, xp)} must broadcast to the shape of {name('logits', xp)}. Received: "
-                f"{tuple(option.shape)} for {tuple(logits.shape)}."
-            )
-            raise ValueError(msg)
-
-
-def _check_kind(argument: str, option: Any, *, xp: Namespace) -> None:
-    expected, kinds = ("bool", "bool") if argument == "where" else ("real", ("bool", "integral", "real floating"))
-    if not hasattr(option, "dtype") or not xp.isdtype(option.dtype, kinds):
-        came = f"{type(option).__name__} of dtype {option.dtype}" if hasattr(option, "dtype") else type(option).__name__
-        msg = f"{name(argument, xp)} must be a {expected} array, of the library of the logits. Received: {came}."
-        raise TypeError(msg)
-
-
-def _broadcasts(shape: tuple[int | None, ...], onto: tuple[int | None, ...]) -> bool:
+def broadcasts(shape: tuple[int | None, ...], onto: tuple[int | None, ...]) -> bool:
+    """True if an array of ``shape`` broadcasts to ``onto``; an unknown size (None) fits any other."""
     tail = onto[len(onto) - len(shape) :]
     return len(shape) <= len(onto) and all(
         m is None or n is None or m == 1 or m == n for m, n in zip(shape, tail, strict=True)

@@ -2,9 +2,10 @@
 
 from math import inf
 
-from ._checks import check_floating, check_options, class_axes
-from ._namespace import infer
-from ._targets import compute_dtype
+from ._checks import check_floating, class_axes
+from ._logistic import sigmoids
+from ._namespace import compute_dtype, infer
+from ._options import Options, is_number
 from ._typing import Array, ArrayT, Axis, Namespace
 
 
@@ -51,10 +52,9 @@ def predict(
     """
     xp = infer(xp, logits=logits)
     check_floating(logits, "logits", xp=xp)
-    check_options(logits, threshold=threshold, xp=xp)
+    theta = Options.of(logits, None, None, None, threshold, xp=xp).threshold
     dtype = compute_dtype(logits.dtype, xp=xp)
-    theta = threshold if isinstance(threshold, (int, float)) else xp.astype(threshold, dtype)
-    margin = xp.astype(logits, dtype) - theta
+    margin = xp.astype(logits, dtype) - (theta if is_number(theta) else xp.astype(theta, dtype))
     labels = margin > 0
     if at_least_one:
         best = xp.max(margin, axis=class_axes(logits, axis, xp=xp), keepdims=True)
@@ -95,7 +95,5 @@ def probabilities(logits: ArrayT, /, *, scale: float = 2.0, xp: Namespace | None
     """
     xp = infer(xp, logits=logits)
     check_floating(logits, "logits", xp=xp)
-    x = xp.astype(logits, compute_dtype(logits.dtype, xp=xp)) * scale
-    small = xp.exp(xp.where(x > 0, -x, x))  # not -|x|, whose slope at 0 is 0
-    sigmoid: ArrayT = xp.where(x > 0, 1.0, small) / (1 + small)
-    return sigmoid
+    probability: ArrayT = sigmoids(xp.astype(logits, compute_dtype(logits.dtype, xp=xp)) * scale, xp=xp)[0]
+    return probability

@@ -5,8 +5,6 @@ from math import prod
 from operator import index
 from typing import Any, TypeVar, cast
 
-from array_api_compat import device
-
 from ._checks import class_axes, name, same_shape
 from ._namespace import infer
 from ._targets import first_cell
@@ -38,7 +36,8 @@ def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = PAD, xp: Names
     TypeError
         ``indices`` are not integers.
     IndexError
-        An id is neither in range nor ``pad``. While tracing, where values cannot be read, such an id is left out.
+        An id is neither in range nor ``pad``. Where values cannot be read, while tracing or on an accelerator, such an
+        id is left out.
 
     Examples
     --------
@@ -49,46 +48,48 @@ def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = PAD, xp: Names
     xp = infer(xp, indices=indices)
     ids = _integers(indices, "indices", xp=xp)
     outside = _outside(indices, ids, num_classes, pad, xp=xp)
-    _refuse(outside, indices, f"`indices` must be in [0, {num_classes}) or `pad` ({pad})", xp=xp)
+    _refuse(outside, indices, _legal_ids(num_classes, pad), xp=xp)
     hot: ArrayT = _marked(ids, outside | (ids == pad), num_classes, xp=xp)
     return hot
 
 
 def indicated(indices: Any, logits: Array, axis: Axis, pad: int, /, *, xp: Extended) -> Any:
-    """Hard targets of the shape of ``logits``: bool, or with 2 throughout an example with an id that is illegal.
+    """Hard targets of the shape of ``logits``, for the losses of class ids.
 
-    The latter, which the losses turn into NaN, only where ids cannot be looked at: tracing, or on an accelerator.
+    bool where ids can be read, and an illegal one raises. Elsewhere int8, with 2 throughout an example that has an
+    illegal id, which the losses turn into NaN.
     """
     axes = class_axes(logits, axis, xp=xp)
     if hasattr(indices, "toarray"):
         return _from_matrix(indices, logits, axis, xp=xp)
     if isinstance(indices, (list, tuple)):
-        indices = _from_lists(indices, len(logits.shape) - len(axes), pad, device(logits), xp=xp)
+        indices = _from_lists(indices, len(logits.shape) - len(axes), pad, xp.device(logits), xp=xp)
     ids = _integers(indices, "indices", xp=xp)
     _check_rows(ids, logits, axes, xp=xp)
     sizes = xp.shape_of(logits, ids)
     classes = prod([sizes[a] for a in axes])
     outside = _outside(indices, ids, classes, pad, xp=xp)
     hot = _in_place(_marked(ids, outside | (ids == pad), classes, xp=xp), sizes, axes, xp=xp)
-    if (
-        not xp.compiling()
-        and _on_cpu(ids)
-        and _refuse(outside, indices, f"`indices` must be in [0, {classes}) or `pad` ({pad})", xp=xp)
-    ):
+    if xp.readable(ids):
+        _refuse(outside, indices, _legal_ids(classes, pad), xp=xp)
         return hot
-    illegal = xp.astype(xp.any(outside, axis=-1), xp.int8)
-    return xp.astype(hot, xp.int8) + 2 * xp.reshape(illegal, tuple(1 if a in axes else s for a, s in enumerate(sizes)))
+    illegal = xp.reshape(xp.any(outside, axis=-1), tuple(1 if a in axes else n for a, n in enumerate(sizes)))
+    return xp.astype(hot, xp.int8) + 2 * xp.astype(illegal, xp.int8)
 
 
-def _from_lists(nested: Sequence[Any], depth: int, pad: int, where: Any, *, xp: Namespace) -> Any:
-    """Lists of ids, one an example, filled up to the longest."""
+def _legal_ids(classes: Any, pad: int) -> str:
+    return f"`indices` must be in [0, {classes}) or `pad` ({pad})"
+
+
+def _from_lists(nested: Sequence[Any], depth: int, pad: int, device: Any, *, xp: Extended) -> Any:
+    """An array of the lists of ids, one list an example, each filled up to the longest with ``pad``."""
     try:
         width = max([1, *map(len, _leaves(nested, depth))])
         filled = _filled(nested, depth, width, pad)
     except TypeError:
         msg = f"`indices` as a list must hold whole numbers, in one list for each example. Received: {nested!r:.60}."
         raise TypeError(msg) from None
-    return xp.asarray(filled or [[pad]], device=where)[: len(filled), ...]
+    return xp.asarray(filled or [[pad]], device=device)[: len(filled), ...]
 
 
 def _leaves(nested: Sequence[Any], depth: int) -> list[Sequence[Any]]:
@@ -101,18 +102,18 @@ def _filled(nested: Sequence[Any], depth: int, width: int, pad: int) -> list[Any
     return [index(number) for number in nested] + [pad] * (width - len(nested))
 
 
-def _from_matrix(matrix: Any, logits: Array, axis: Axis, *, xp: Namespace) -> Any:
-    """A sparse matrix of SciPy that holds 1 at the positives."""
+def _from_matrix(matrix: Any, logits: Array, axis: Axis, *, xp: Extended) -> Any:
+    """bool targets from a sparse matrix of SciPy, which holds 1 at the positives."""
     check_matrix(matrix, logits, axis, xp=xp)
     matrix = matrix.tocoo()
     if ((matrix.data != 0) & (matrix.data != 1)).any():
         msg = "`indices` as a sparse matrix must hold 0 or 1 only. Soft labels go to the dense loss, by `.toarray()`."
         raise ValueError(msg)
-    return xp.asarray(matrix.astype(bool).toarray(), device=device(logits))
+    return xp.asarray(matrix.astype(bool).toarray(), device=xp.device(logits))
 
 
 def check_matrix(matrix: Any, logits: Array, axis: Axis, /, *, xp: Namespace) -> None:
-    """A sparse matrix stands for the targets of two-dimensional logits, classes last."""
+    """Raise unless the sparse matrix has the shape of the logits, which are two-dimensional with classes last."""
     if not same_shape(tuple(matrix.shape), tuple(logits.shape)) or class_axes(logits, axis, xp=xp) != (1,):
         msg = (
             f"`indices` as a sparse matrix must have the shape of {name('logits', xp)}, classes last. Received: "
@@ -132,7 +133,7 @@ def _check_rows(ids: Array, logits: Array, axes: tuple[int, ...], *, xp: Namespa
 
 
 def _integers(ids: Any, argument: str, /, *, xp: Namespace) -> Any:
-    """In int32 or int64, where the ids and -1 keep their meaning and unsigned ones beyond become negative."""
+    """As int32 or int64, so that -1 means padding in every dtype; a uint64 id beyond int64 becomes negative."""
     if not hasattr(ids, "dtype") or not xp.isdtype(ids.dtype, "integral"):
         came = f"dtype: {ids.dtype}" if hasattr(ids, "dtype") else type(ids).__name__
         msg = f"`{argument}` must be integer class ids. Received {came}."
@@ -141,42 +142,33 @@ def _integers(ids: Any, argument: str, /, *, xp: Namespace) -> Any:
 
 
 def _outside(indices: Any, ids: Any, classes: Any, pad: int, *, xp: Namespace) -> Any:
+    """True where an id is neither in [0, classes) nor ``pad``. ``indices`` are the ids as they came."""
     beyond = (ids < 0) | (ids >= classes)
-    if xp.isdtype(indices.dtype, "unsigned integer"):  # where no id is -1
+    if xp.isdtype(indices.dtype, "unsigned integer"):  # a negative id was beyond int64, and is not the pad of -1
         return beyond & ((ids != pad) | (ids < 0))
     return beyond & (ids != pad)
 
 
 def _marked(ids: Any, unused: Any, classes: Any, *, xp: Extended) -> Any:
-    """bool (..., classes), True at the ids that are in use."""
+    """bool (..., classes), True at the ids that are not ``unused``."""
     return xp.mark(xp.where(unused, classes, ids), classes)
 
 
 def _in_place(hot: Any, sizes: Any, axes: tuple[int, ...], *, xp: Extended) -> Any:
-    """From classes flat on the last axis to classes on ``axes``."""
-    order = (*(a for a in range(len(sizes)) if a not in axes), *axes)
+    """``hot``, whose classes lie flat on the last axis, with its classes on ``axes``."""
     if axes == (len(sizes) - 1,):
         return hot
+    order = (*(a for a in range(len(sizes)) if a not in axes), *axes)
     spread = xp.reshape(hot, tuple(sizes[a] for a in order))
     return xp.permute_dims(spread, tuple(order.index(a) for a in range(len(sizes))))
 
 
-def _refuse(illegal: Array, values: Array, expected: str, *, xp: Extended) -> bool:
-    """Raise if there is an illegal value; False if the values cannot be looked at."""
-    if xp.compiling():
-        return False
-    try:
-        bad = first_cell(illegal, xp=xp)
-    except (TypeError, RuntimeError):  # how JAX and TensorFlow, and torch.func, refuse to read a traced value
-        return False
+def _refuse(illegal: Array, values: Array, expected: str, *, xp: Extended) -> None:
+    """Raise if there is an illegal value that can be read."""
+    bad = first_cell(illegal, xp=xp) if xp.readable(illegal) else None
     if bad is not None:
         msg = f"{expected}. Received: {int(values[bad])} at {list(bad)}."
         raise IndexError(msg)
-    return True
-
-
-def _on_cpu(array: Any) -> bool:
-    return "cpu" in str(device(array)).lower()
 
 
 Int = TypeVar("Int")
@@ -209,8 +201,8 @@ def span_to_index(start: Int, end: Int, length: int, /, *, xp: Namespace | None 
     TypeError
         A position is not an integer.
     IndexError
-        A position is ``length`` or more. While tracing, where values cannot be read, such a span becomes the illegal id
-        ``length * length``.
+        A position is ``length`` or more. Where values cannot be read, while tracing or on an accelerator, such a span
+        becomes the illegal id ``length * length``.
 
     Examples
     --------
@@ -224,7 +216,7 @@ def span_to_index(start: Int, end: Int, length: int, /, *, xp: Namespace | None 
         number: Any = start * length + end if min(start, end) >= 0 else PAD
         return cast("Int", number)
     xp = infer(xp, start=start, end=end)
-    first, last = (_integers(at, argument, xp=xp) for at, argument in ((start, "start"), (end, "end")))
+    first, last = _integers(start, "start", xp=xp), _integers(end, "end", xp=xp)
     for at in (first, last):
         _refuse(at >= length, at, f"`start` and `end` must be below `length` ({length})", xp=xp)
     beyond = (first >= length) | (last >= length)

@@ -1,17 +1,18 @@
-r"""ZLPR: the loss, its two halves, its score gradient and its least value.
+r"""ZLPR: the loss, its two halves, its score gradient, its curvature and its least value.
 
 Every public function reads its arguments into the terms of the two halves and hands them to ``_reduce``. With
 :math:`z = s - \theta` the halves are :math:`\log(1 + \sum_i a_i e^{-z_i})` and :math:`\log(1 + \sum_i b_i e^{z_i})`.
 """
 
-from math import inf, nan
 from typing import Any, NamedTuple
 
-from ._checks import check_options, check_pair, class_axes
+from ._checks import class_axes
 from ._indices import indicated
-from ._namespace import infer
-from ._reduce import Terms, log1p_sum_exp, share_of, total_of
-from ._targets import compute_dtype, read_targets, soft_targets
+from ._namespace import compute_dtype, infer
+from ._options import Options
+from ._reduce import log1p_sum_exp, softmax_weight, sum_exp
+from ._targets import soft_targets
+from ._terms import Halves, halves_of, is_movable, keep
 from ._typing import Array, ArrayT, Axis, Extended, Namespace
 
 
@@ -181,11 +182,9 @@ def zlpr_terms(
     >>> positive.round(4), negative.round(4)
     (array([0.1269]), array([0.862]))
     """
-    xp = infer(xp, logits=logits, targets=targets)
-    sides = read_sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
-    axes = class_axes(logits, axis, xp=xp)
-    positive: ArrayT = log1p_sum_exp(sides.positive, axis=axes, xp=xp)
-    negative: ArrayT = log1p_sum_exp(sides.negative, axis=axes, xp=xp)
+    halves, axes, _, xp = _read(logits, targets, axis, where, weight, pos_weight, threshold, xp)
+    positive: ArrayT = log1p_sum_exp(halves.positive, axis=axes, xp=xp)
+    negative: ArrayT = log1p_sum_exp(halves.negative, axis=axes, xp=xp)
     return positive, negative
 
 
@@ -219,8 +218,9 @@ def zlpr_grad(
     >>> zlpr_grad(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
     array([[-0.1192,  0.1554,  0.4223]])
     """
-    pull, push, movable, xp = _shares(logits, targets, axis, where, weight, pos_weight, threshold, xp)
-    grad: ArrayT = xp.astype(xp.where(movable, push - pull, 0.0), logits.dtype)
+    read = _read(logits, targets, axis, where, weight, pos_weight, threshold, xp)
+    positive, negative = _softmax_weights(read)
+    grad: ArrayT = read.xp.astype(read.xp.where(read.movable, negative - positive, 0.0), logits.dtype)
     return grad
 
 
@@ -256,9 +256,10 @@ def zlpr_hessian_diag(
     >>> zlpr_hessian_diag(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
     array([[0.105 , 0.1312, 0.244 ]])
     """
-    pull, push, movable, xp = _shares(logits, targets, axis, where, weight, pos_weight, threshold, xp)
-    curvature = pull * (1 - pull) + push * (1 - push)
-    diagonal: ArrayT = xp.astype(xp.where(movable, curvature, 0.0), logits.dtype)
+    read = _read(logits, targets, axis, where, weight, pos_weight, threshold, xp)
+    positive, negative = _softmax_weights(read)
+    curvature = positive * (1 - positive) + negative * (1 - negative)
+    diagonal: ArrayT = read.xp.astype(read.xp.where(read.movable, curvature, 0.0), logits.dtype)
     return diagonal
 
 
@@ -298,104 +299,40 @@ def zlpr_entropy(
     xp = infer(xp, targets=targets)
     soft = soft_targets(targets, compute_dtype(targets.dtype, xp=xp), xp=xp)
     axes = class_axes(soft, axis, xp=xp)
-    if where is not None:
-        check_options(targets, where=where, xp=xp)
-        soft = xp.where(where, soft, 0.0)
+    soft = keep(soft, Options.of(soft, where, None, None, None, xp=xp).where, xp=xp)
     entropy: ArrayT = 2 * xp.squeeze(xp.log1p(xp.sum(xp.sqrt(soft * (1 - soft)), axis=axes, keepdims=True)), axis=axes)
     return entropy
 
 
-def _shares(
+class _Read(NamedTuple):
+    """The arguments of a public function, read."""
+
+    halves: Halves
+    axes: tuple[int, ...]
+    movable: Any
+    xp: Extended
+
+
+def _read(
     logits: Array,
     targets: Array,
     axis: Axis,
-    where: Array | None,
-    weight: Array | float | None,
-    pos_weight: Array | float | None,
-    threshold: Array | float,
+    where: Any,
+    weight: Any,
+    pos_weight: Any,
+    threshold: Any,
     xp: Namespace | None,
-) -> tuple[Any, Any, Any, Extended]:
-    """What each logit has of the two halves, and which logits a step can move."""
+) -> _Read:
     xp = infer(xp, logits=logits, targets=targets)
-    sides = read_sides(logits, targets, where, weight, pos_weight, threshold, xp=xp)
-    axes = class_axes(logits, axis, xp=xp)
-    pull, push = (share_of(side, total_of(side, axis=axes, xp=xp), xp=xp) for side in sides)
-    return pull, push, moves(logits, where), xp
+    options = Options.of(logits, where, weight, pos_weight, threshold, xp=xp)
+    halves = halves_of(logits, targets, options, xp=xp)
+    return _Read(halves, class_axes(logits, axis, xp=xp), is_movable(logits, options.where), xp)
 
 
-def moves(logits: Array, where: Array | None, /) -> Any:
-    """Which logits a step can move."""
-    finite: Any = abs(logits) != inf
-    return finite if where is None else finite & where
-
-
-class Sides(NamedTuple):
-    """The terms of the two halves."""
-
-    positive: Terms
-    negative: Terms
-
-
-def read_sides(
-    logits: Array,
-    targets: Array,
-    where: Array | None = None,
-    weight: Array | float | None = None,
-    pos_weight: Array | float | None = None,
-    threshold: Array | float = 0.0,
-    *,
-    xp: Namespace,
-) -> Sides:
-    """What the arguments of every public function here come down to."""
-    check_pair(logits, targets, xp=xp)
-    check_options(logits, where=where, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
-    dtype = compute_dtype(logits.dtype, xp=xp)
-    t, valid = read_targets(targets, dtype, xp=xp)
-    z = xp.astype(logits, dtype)
-    z, lost = subtract(z if valid is None else xp.where(valid, z, nan), threshold, dtype, xp=xp)
-    z, lost, t = kept(z, where, xp=xp), kept(lost, where, xp=xp), kept(t, where, xp=xp)
-    rest = kept(~t if xp.isdtype(t.dtype, "bool") else 1 - t, where, xp=xp)
-    both = None if weight is None else kept(_non_negative(weight, z, xp=xp), where, xp=xp)
-    ours = None if pos_weight is None else kept(_non_negative(pos_weight, z, xp=xp), where, xp=xp)
-    positive = _terms(-z, t, (both, ours), None if lost is None else -lost, xp=xp)
-    return Sides(positive, _terms(z, rest, (both,), lost, xp=xp))
-
-
-def _terms(logit: Any, share: Any, weights: tuple[Any, ...], lost: Any, *, xp: Namespace) -> Terms:
-    """The terms of one half: a hard cell is in it or at -inf, a soft one is in it with a weight."""
-    weight = None
-    if xp.isdtype(share.dtype, "bool"):
-        logit = xp.where(share, logit, -inf)
-    else:
-        weight = share
-    for factor in weights:
-        if factor is not None:
-            weight = factor if weight is None else factor * weight
-    return Terms(logit, weight, lost)
-
-
-def subtract(z: Any, threshold: Array | float, dtype: Any, *, xp: Namespace) -> tuple[Any, Any]:
-    """``z - threshold`` and what rounding took from it, which at z = -69 would be 4e-6 of e^z (Knuth's TwoSum)."""
-    if isinstance(threshold, (int, float)) and threshold == 0:
-        return z, None
-    theta = threshold if isinstance(threshold, (int, float)) else xp.astype(threshold, dtype)
-    finite = xp.where(abs(z) < inf, z, 0.0)
-    rounded = finite - theta
-    part = rounded - finite
-    lost = (finite - (rounded - part)) - (theta + part)
-    return z - theta, xp.where(abs(lost) < 0.01, lost, 0.0)  # more is nothing beside the loss, and 1 + lost no e^lost
-
-
-def _non_negative(weight: Array | float, like: Any, *, xp: Namespace) -> Any:
-    """An array that broadcasts to ``like``; what is not a weight is NaN."""
-    if isinstance(weight, (int, float)):
-        return xp.astype(like == like, like.dtype) * (weight if weight >= 0 else nan)
-    weight = xp.astype(weight, like.dtype)
-    return xp.where(weight >= 0, weight, nan)
-
-
-def kept(cells: Any, where: Array | None, *, xp: Namespace) -> Any:
-    """``cells`` with nothing where ``where`` is False."""
-    if where is None or cells is None:
-        return cells
-    return cells & where if xp.isdtype(cells.dtype, "bool") else xp.where(where, cells, 0.0)
+def _softmax_weights(read: _Read) -> Halves:
+    """How much of its half each logit holds."""
+    positive, negative = read.halves
+    return Halves(
+        softmax_weight(positive, sum_exp(positive, axis=read.axes, xp=read.xp), xp=read.xp),
+        softmax_weight(negative, sum_exp(negative, axis=read.axes, xp=read.xp), xp=read.xp),
+    )

@@ -1,62 +1,42 @@
-"""Which array library computes: the one passed in, or the one that the arrays come from."""
+"""Which array library computes, the one passed in or the one that the arrays come from, and in which dtype."""
 
-from collections.abc import Callable
-from functools import cache, wraps
-from inspect import signature
+from functools import cache
 from types import SimpleNamespace
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 from array_api_compat import array_namespace, device
 
 from ._typing import Extended, Namespace
 
 _NUMPY = frozenset({"numpy", "array_api_compat.numpy"})
-# these add float32 one by one along any axis but the contiguous one: 10 000 equal terms are off by 2e-5
+# These add float32 one by one along any axis but the contiguous one: 10 000 equal terms are off by 2e-5.
 _NAIVE_SUM = _NUMPY | {"array_api_strict", "array_api_compat.dask.array"}
 _MEMBERS = frozenset(Namespace.__annotations__) | {member for member in vars(Namespace) if not member.startswith("_")}
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 def namespace_from(library: Any, **own: Any) -> Extended:
-    """``library`` with all that the core asks for: its names replaced by those in ``own``, which may add others."""
-    taken = {member: getattr(library, member) for member in _MEMBERS if member not in own}
-
-    def mark(ids: Any, classes: int, /) -> Any:
-        return _marked_slot_by_slot(library, ids, classes)
-
-    ours = {
+    """``library`` as the core calls it. ``own`` replaces names of the library, and the defaults of ``Extended``."""
+    taken = {member: getattr(library, member) for member in sorted(_MEMBERS - own.keys())}
+    defaults = {
         "dialect": {},
-        "mark": mark,
+        "mark": lambda ids, classes: _mark_slot_by_slot(library, ids, classes),
         "shape_of": lambda x, ids: x.shape,
         "stop_gradient": lambda x: x,
-        "compiling": lambda: False,
+        "device": device,
+        "readable": lambda x: _is_readable(library, x),
     }
-    return cast("Extended", SimpleNamespace(**{**taken, **ours, **own}))
-
-
-def bound(function: Callable[P, R], xp: Extended, convert: Callable[[Any], Any] = lambda x: x) -> Callable[P, R]:
-    """A function of the core in one framework's own namespace; ``convert`` makes arrays of what is not a number."""
-
-    positional = [p.name for p in signature(function).parameters.values() if p.kind is p.POSITIONAL_ONLY]
-
-    @wraps(function)
-    def in_namespace(*args: P.args, **kwargs: P.kwargs) -> R:
-        options: dict[str, Any] = {**kwargs, "xp": xp}  # last: tf.function passes every default, None for xp
-        options |= {name: convert(options[name]) for name in ("where", "threshold") if name in options}
-        arrays = [*args, *(options.pop(name) for name in positional[len(args) :] if name in options)]
-        return function(*map(convert, arrays), **options)
-
-    return in_namespace
+    return cast("Extended", SimpleNamespace(**{**taken, **defaults, **own}))
 
 
 def infer(xp: Namespace | None, /, **arrays: Any) -> Extended:
     """The namespace asked for, or the one that the named arrays have in common."""
-    if xp is None:
-        xp = _common_namespace(arrays)
-    library: Any = xp
-    return cast("Extended", xp) if hasattr(xp, "mark") else _extended(library)
+    library: Any = _common_namespace(arrays) if xp is None else xp
+    return cast("Extended", library) if hasattr(library, "readable") else _extended(library)
+
+
+def compute_dtype(dtype: Any, /, *, xp: Namespace) -> Any:
+    """float64 stays; everything else computes in float32."""
+    return xp.float64 if xp.isdtype(dtype, xp.float64) else xp.float32
 
 
 def _common_namespace(arrays: dict[str, Any]) -> Namespace:
@@ -70,6 +50,8 @@ def _common_namespace(arrays: dict[str, Any]) -> Namespace:
 
 @cache
 def _extended(library: Any) -> Extended:
+    """A library of the standard, with the sum and the scatter of NumPy where the standard's lose digits or time."""
+
     def sum_in_float64(x: Any, /, *, axis: Any, keepdims: bool) -> Any:
         return library.astype(library.sum(x, axis=axis, keepdims=keepdims, dtype=library.float64), x.dtype)
 
@@ -83,10 +65,21 @@ def _extended(library: Any) -> Extended:
     return namespace_from(library, **own, **({"mark": mark} if name in _NUMPY else {}))
 
 
-def _marked_slot_by_slot(library: Any, ids: Any, classes: int) -> Any:
-    """The standard has no scatter, and ids against classes all at once would take P bytes a logit."""
+def _mark_slot_by_slot(library: Any, ids: Any, classes: int) -> Any:
+    """One slot of all examples at a time: the standard has no scatter, and all at once would take P bytes a logit."""
     every = library.arange(classes, dtype=ids.dtype, device=device(ids))
     hot = library.zeros((*ids.shape[:-1], classes), dtype=library.bool, device=device(ids))
     for slot in range(ids.shape[-1]):
         hot = hot | (ids[..., slot : slot + 1] == every)
     return hot
+
+
+def _is_readable(library: Any, x: Any) -> bool:
+    """By trying on an empty part of ``x``: JAX, and torch under a transform, refuse a traced value by an exception."""
+    if "cpu" not in str(device(x)).lower():
+        return False
+    try:
+        bool(library.any(library.reshape(x, (-1,))[:0], axis=0))
+    except (TypeError, RuntimeError):
+        return False
+    return True

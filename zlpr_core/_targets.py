@@ -3,38 +3,34 @@
 from math import nan
 from typing import Any, Literal
 
-from ._checks import check_fraction, check_options, check_pair, unravel
-from ._namespace import infer
-from ._typing import Array, ArrayT, Namespace
-
-
-def compute_dtype(dtype: Any, /, *, xp: Namespace) -> Any:
-    """float64 stays; everything else computes in float32."""
-    return xp.float64 if xp.isdtype(dtype, xp.float64) else xp.float32
+from ._checks import check_fraction, check_pair, unravel
+from ._namespace import compute_dtype, infer
+from ._options import Options
+from ._typing import Array, ArrayT, Extended, Namespace
 
 
 def read_targets(targets: Array, dtype: Any, /, *, xp: Namespace) -> tuple[Any, Any]:
-    """``(targets, valid)``: hard targets as bool, soft ones in ``dtype`` and in [0, 1], and where they were legal.
+    """``(targets, legal)``: hard targets as bool, soft ones in ``dtype`` and in [0, 1], and which of them were legal.
 
-    ``valid`` is None for bool targets, which cannot be wrong.
+    ``legal`` is None for bool targets, which cannot be wrong.
     """
     if xp.isdtype(targets.dtype, "bool"):
         return targets, None
     if xp.isdtype(targets.dtype, "integral"):
         return targets == 1, (targets == 0) | (targets == 1)
     slack = 8 * float(xp.finfo(targets.dtype).eps)  # mixup rounds λ + (1 - λ) to a little more than 1
-    valid = (targets >= -slack) & (targets <= 1 + slack)  # in the targets' own dtype; false for NaN
+    legal = (targets >= -slack) & (targets <= 1 + slack)  # in the targets' own dtype; false for NaN
     soft = xp.astype(targets, dtype)
-    # two `where` rather than a clip, whose slope at exactly 0 and 1 differs between frameworks
+    # Two `where`, because the slope of a clip at exactly 0 and 1 differs between frameworks.
     soft = xp.where(soft < 0, 0.0, soft)
-    return xp.where(soft > 1, 1.0, soft), valid
+    return xp.where(soft > 1, 1.0, soft), legal
 
 
 def soft_targets(targets: Array, dtype: Any, /, *, xp: Namespace) -> Any:
     """Targets as floating numbers in [0, 1]; an illegal one is NaN."""
-    soft, valid = read_targets(targets, dtype, xp=xp)
+    soft, legal = read_targets(targets, dtype, xp=xp)
     soft = xp.astype(soft, dtype)
-    return soft if valid is None else xp.where(valid, soft, nan)
+    return soft if legal is None else xp.where(legal, soft, nan)
 
 
 def smooth_labels(
@@ -129,12 +125,12 @@ def check_targets(targets: Array, /, *, ignore_index: float | None = None, xp: N
     if not xp.isdtype(targets.dtype, ("bool", "integral", "real floating")):
         msg = f"`targets` must be bool, integer or real floating. Received dtype: {targets.dtype}."
         raise TypeError(msg)
-    _, valid = read_targets(targets, compute_dtype(targets.dtype, xp=xp), xp=xp)
-    if valid is None:
+    _, legal = read_targets(targets, compute_dtype(targets.dtype, xp=xp), xp=xp)
+    if legal is None:
         return
     if ignore_index is not None:
-        valid = valid | equals(targets, ignore_index, xp=xp)
-    bad = first_cell(~valid, xp=xp)
+        legal = legal | equals(targets, ignore_index, xp=xp)
+    bad = first_cell(~legal, xp=xp)
     if bad is not None:
         expected, number = ("0 or 1", int) if xp.isdtype(targets.dtype, "integral") else ("in [0, 1]", float)
         msg = f"`targets` must be {expected}. Received: {number(targets[bad])} at {list(bad)}."
@@ -142,8 +138,9 @@ def check_targets(targets: Array, /, *, ignore_index: float | None = None, xp: N
 
 
 def equals(targets: Array, value: float, /, *, xp: Namespace) -> Any:
-    """``targets == value`` in floating numbers: -100 would wrap around, or be refused, in uint8."""
-    return xp.astype(targets, compute_dtype(targets.dtype, xp=xp)) == value
+    """``targets == value``, where NaN equals NaN. In floating numbers, as -100 would wrap around in uint8."""
+    numbers = xp.astype(targets, compute_dtype(targets.dtype, xp=xp))
+    return numbers == value if value == value else numbers != numbers
 
 
 def first_cell(condition: Array, /, *, xp: Namespace) -> tuple[int, ...] | None:
@@ -156,21 +153,22 @@ def first_cell(condition: Array, /, *, xp: Namespace) -> tuple[int, ...] | None:
 
 def prepare_targets(
     targets: Array,
-    where: Array | None,
+    where: Any,
     logits: Array,
     /,
     *,
-    label_smoothing: float,
+    label_smoothing: float | None,
     ignore_index: float | None,
-    xp: Namespace,
+    xp: Extended,
 ) -> tuple[Any, Any]:
-    """What the adapters' ``label_smoothing`` and ``ignore_index`` mean in terms of targets and ``where``."""
-    check_fraction("label_smoothing", label_smoothing)
+    """``(targets, where)`` in which the adapters' ``label_smoothing`` and ``ignore_index`` are worked in."""
+    smoothing = 0.0 if label_smoothing is None else label_smoothing
+    check_fraction("label_smoothing", smoothing)
     check_pair(logits, targets, xp=xp)
-    check_options(logits, where=where, xp=xp)
+    where = Options.of(logits, where, None, None, None, xp=xp).where
     if ignore_index is not None:
-        kept = ~equals(targets, ignore_index, xp=xp)
-        where = kept if where is None else where & kept
-    if label_smoothing:
-        targets = _smooth(targets, label_smoothing, "symmetric", compute_dtype(logits.dtype, xp=xp), xp=xp)
+        labelled = ~equals(targets, ignore_index, xp=xp)
+        where = labelled if where is None else where & labelled
+    if smoothing:
+        targets = _smooth(targets, smoothing, "symmetric", compute_dtype(logits.dtype, xp=xp), xp=xp)
     return targets, where

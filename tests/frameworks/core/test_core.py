@@ -1,17 +1,22 @@
 """The core as NumPy users meet it: inference of the namespace, an explicit one, no warnings."""
 
 import warnings
+from types import SimpleNamespace
 
+import array_api_compat.numpy
 import array_api_strict
 import numpy as np
 import oracle
 import pytest
 
 import zlpr_core
-from zlpr_core._losses import read_sides
+from zlpr_core import Namespace
 from zlpr_core._namespace import infer, namespace_from
-from zlpr_core._quick import quick_slopes, quick_terms, quick_totals, scales_of
-from zlpr_core._reduce import log_of, total_of
+from zlpr_core._options import Options
+from zlpr_core._reduce import log_sum, sum_exp
+from zlpr_core._targets import prepare_targets
+from zlpr_core._terms import Halves, halves_of
+from zlpr_core._unshifted import gradient, gradient_factors, unshifted_sums, unshifted_terms
 
 LOGITS, TARGETS = np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])
 CALLS = {
@@ -47,12 +52,94 @@ def test_what_is_not_an_array(arguments):
         zlpr_core.zlpr(*arguments)
 
 
-def test_a_new_framework_needs_the_namespace_only():
-    """Anything that offers the protocol's names computes, here NumPy under another roof."""
+IDS = np.asarray([[0, -1], [2, 1]])
+OTHER = np.asarray([[1.5, -0.5, 0.25]])
+WHERE = np.asarray([True, True, False])
+OPTIONS = {"where": WHERE, "weight": np.asarray([1.0, 2.0, 0.5]), "pos_weight": [2, 1, 1], "threshold": np.float32(0.5)}
+PUBLIC = {
+    "check_targets": lambda xp: zlpr_core.check_targets(TARGETS, xp=xp),
+    "index_to_span": lambda xp: zlpr_core.index_to_span(IDS, 4, xp=xp),
+    "kl_divergence": lambda xp: zlpr_core.kl_divergence(LOGITS, OTHER, where=WHERE, xp=xp),
+    "multi_hot": lambda xp: zlpr_core.multi_hot(IDS, 3, xp=xp),
+    "predict": lambda xp: zlpr_core.predict(LOGITS, threshold=3.0, at_least_one=True, xp=xp),
+    "probabilities": lambda xp: zlpr_core.probabilities(LOGITS, xp=xp),
+    "rdrop_zlpr": lambda xp: zlpr_core.rdrop_zlpr(LOGITS, OTHER, TARGETS, **OPTIONS, xp=xp),
+    "smooth_labels": lambda xp: zlpr_core.smooth_labels(TARGETS, 0.1, xp=xp),
+    "span_to_index": lambda xp: zlpr_core.span_to_index(IDS, IDS, 4, xp=xp),
+    "sparse_zlpr": lambda xp: zlpr_core.sparse_zlpr(LOGITS.reshape(1, 3, 1), [[0]], axis=(1, 2), **{**OPTIONS, "where": None, "weight": None, "pos_weight": None}, xp=xp),
+    "symmetric_kl_divergence": lambda xp: zlpr_core.symmetric_kl_divergence(LOGITS, OTHER, xp=xp),
+    "zlpr": lambda xp: zlpr_core.zlpr(LOGITS, TARGETS, **OPTIONS, xp=xp),
+    "zlpr_divergence": lambda xp: zlpr_core.zlpr_divergence(LOGITS, OTHER, where=WHERE, xp=xp),
+    "zlpr_entropy": lambda xp: zlpr_core.zlpr_entropy(LOGITS / 4 + 0.5, where=WHERE, xp=xp),
+    "zlpr_grad": lambda xp: zlpr_core.zlpr_grad(LOGITS, TARGETS / 2, **OPTIONS, xp=xp),
+    "zlpr_hessian_diag": lambda xp: zlpr_core.zlpr_hessian_diag(LOGITS, TARGETS, **OPTIONS, xp=xp),
+    "zlpr_terms": lambda xp: zlpr_core.zlpr_terms(LOGITS, TARGETS, **OPTIONS, xp=xp),
+}  # fmt: skip
+PROMISED = {*Namespace.__annotations__, *(name for name in vars(Namespace) if not name.startswith("_"))}
+
+
+@pytest.mark.parametrize("name", sorted(set(zlpr_core.__all__) - {"Array", "Namespace"}))
+def test_a_new_framework_needs_the_namespace_only(name):
+    """Whatever has the protocol's names and no others computes: here NumPy's functions under another roof."""
+    library = array_api_compat.numpy
+    own = namespace_from(SimpleNamespace(**{member: getattr(library, member) for member in PROMISED}))
+    np.testing.assert_equal(PUBLIC[name](own), PUBLIC[name](None))
+
+
+def test_a_dialect_names_the_arguments():
     own = namespace_from(np, dialect={"logits": "scores"})
-    np.testing.assert_array_equal(zlpr_core.zlpr(LOGITS, TARGETS, xp=own), zlpr_core.zlpr(LOGITS, TARGETS))
     with pytest.raises(TypeError, match="`scores` must have a real floating dtype"):
         zlpr_core.zlpr(TARGETS, TARGETS, xp=own)
+
+
+def test_none_is_the_default_of_every_option():
+    options = dict.fromkeys(("where", "weight", "pos_weight", "threshold"))
+    np.testing.assert_array_equal(zlpr_core.zlpr(LOGITS, TARGETS, **options), zlpr_core.zlpr(LOGITS, TARGETS))
+    np.testing.assert_array_equal(zlpr_core.predict(LOGITS, threshold=None), zlpr_core.predict(LOGITS))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_options_as_lists_keep_the_digits_of_the_logits(dtype):
+    logits, numbers = LOGITS.astype(dtype), [[0.1, 0.2, 0.7]]
+    for option in ("weight", "pos_weight", "threshold"):
+        listed = zlpr_core.zlpr(logits, TARGETS, **{option: numbers})
+        np.testing.assert_array_equal(listed, zlpr_core.zlpr(logits, TARGETS, **{option: np.asarray(numbers)}))
+    listed = zlpr_core.zlpr(logits, TARGETS, where=[[True, False, True]])
+    np.testing.assert_array_equal(listed, zlpr_core.zlpr(logits, TARGETS, where=np.asarray([True, False, True])))
+
+
+@pytest.mark.parametrize("option", [{"weight": "a"}, {"threshold": object()}, {"where": [0, 1, 0]}, {"weight": [1j]}])
+def test_an_option_that_no_array_can_be_made_of(option):
+    with pytest.raises(TypeError, match=rf"^`{next(iter(option))}` must be a (real|bool) array, .* Received: "):
+        zlpr_core.zlpr(LOGITS, TARGETS, **option)
+
+
+def test_an_infinite_weight_is_no_weight():
+    for weight in (np.inf, np.asarray([1.0, np.inf, 1.0])):
+        assert np.isnan(zlpr_core.zlpr(LOGITS, TARGETS, weight=weight)).all()
+
+
+def test_nan_can_mean_not_labelled():
+    marked = np.asarray([[1.0, np.nan, 0.0]])
+    targets, where = prepare_targets(marked, None, LOGITS, label_smoothing=None, ignore_index=np.nan, xp=infer(np))
+    np.testing.assert_array_equal(where, [[True, False, True]])
+    np.testing.assert_array_equal(
+        zlpr_core.zlpr(LOGITS, targets, where=where), zlpr_core.zlpr(LOGITS[:, ::2], TARGETS[:, ::2])
+    )
+    zlpr_core.check_targets(marked, ignore_index=np.nan)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("targets", [TARGETS, np.asarray([[0.9, 0.0, 1.0]])], ids=["hard", "soft"])
+def test_healthy_input_sets_off_no_floating_point_error(targets):
+    """So that a user who hunts a NaN by ``np.errstate`` finds his own."""
+    with np.errstate(all="raise", under="ignore"):
+        for logits in (LOGITS, 40 * LOGITS, -40 * LOGITS):
+            for call in (zlpr_core.zlpr, zlpr_core.zlpr_grad, zlpr_core.zlpr_hessian_diag):
+                call(logits, targets, **OPTIONS)
+                call(logits, targets)
+            for divergence in (zlpr_core.kl_divergence, zlpr_core.symmetric_kl_divergence, zlpr_core.zlpr_divergence):
+                divergence(logits, OTHER)
 
 
 def test_a_namespace_that_lacks_a_function_says_which():
@@ -124,7 +211,7 @@ def test_ids_infer_the_namespace_of_the_logits():
 
 
 def test_where_nobody_can_look_an_illegal_id_is_nan_for_its_example():
-    blind = namespace_from(np, compiling=lambda: True)
+    blind = namespace_from(np, readable=lambda x: False)
     logits = np.zeros((3, 4))
     got = zlpr_core.sparse_zlpr(logits, np.asarray([[0, 4], [-2, -1], [3, -1]]), xp=blind)
     np.testing.assert_array_equal(np.isnan(got), [True, True, False])
@@ -134,7 +221,7 @@ def test_where_nobody_can_look_an_illegal_id_is_nan_for_its_example():
 
 
 FAR, NAN, INF = 1e3, float("nan"), float("inf")
-QUICK = {  # logits, targets, whether sums without a shift are exact
+UNSHIFTED = {  # logits, targets, whether sums without a shift are exact
     "hard": ([2.0, -1.0, 0.5], [True, False, False], True),
     "hard, absent classes": ([2.0, -INF, INF], [False, False, True], True),
     "hard, far on the wrong side": ([2.0, -1.0, FAR], [True, False, False], False),
@@ -150,15 +237,15 @@ QUICK = {  # logits, targets, whether sums without a shift are exact
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize(("logits", "targets", "exact"), QUICK.values(), ids=QUICK)
-def test_quick_totals_know_where_they_are_exact(logits, targets, exact):
+@pytest.mark.parametrize(("logits", "targets", "exact"), UNSHIFTED.values(), ids=UNSHIFTED)
+def test_unshifted_sums_know_where_they_are_exact(logits, targets, exact):
     logits, targets = np.asarray([logits]), np.asarray([targets])
     xp = infer(None, logits=logits)
-    totals, fits = quick_totals(quick_terms(logits, targets, xp=xp), axis=(1,), xp=xp)
-    assert fits.item() is exact
+    sums, is_exact = unshifted_sums(unshifted_terms(logits, targets, xp=xp), axis=(1,), xp=xp)
+    assert is_exact.item() is exact
     if exact:
-        loss = sum(log_of(total, axis=(1,), xp=xp) for total in totals)
+        loss = log_sum(sums.positive, axis=(1,), xp=xp) + log_sum(sums.negative, axis=(1,), xp=xp)
         np.testing.assert_allclose(loss, zlpr_core.zlpr(logits, targets), rtol=1e-15)
-    totals = tuple(total_of(side, axis=(1,), xp=xp) for side in read_sides(logits, targets, xp=xp))
-    slopes = quick_slopes(logits, targets, scales_of(totals, xp=xp), xp=xp)
+    shifted = Halves(*(sum_exp(half, axis=(1,), xp=xp) for half in halves_of(logits, targets, Options(), xp=xp)))
+    slopes = gradient(logits, targets, gradient_factors(shifted, xp=xp), xp=xp)
     np.testing.assert_allclose(slopes, zlpr_core.zlpr_grad(logits, targets), rtol=1e-13, atol=1e-16)
