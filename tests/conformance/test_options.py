@@ -124,3 +124,19 @@ def test_ignore_index(backend, mode, ignored, kind):
     np.testing.assert_allclose(smooth, backend.loss(LOGITS, 0.9 * HARD + 0.05, mode=mode, where=where), rtol=1e-13)
     both = backend.loss(LOGITS, targets, target_dtype=kind, mode=mode, ignore_index=ignored, where=WHERE[::-1].copy())
     np.testing.assert_allclose(both, backend.loss(LOGITS, HARD, mode=mode, where=where & WHERE[::-1]), rtol=1e-14)
+
+
+def test_none_is_the_default_of_every_option(backend):
+    names = ["where", "weight", "pos_weight", "threshold", *(["label_smoothing", "ignore_index"] * backend.adapter)]
+    np.testing.assert_array_equal(backend.loss(LOGITS, HARD, **dict.fromkeys(names)), backend.loss(LOGITS, HARD))
+
+
+@pytest.mark.parametrize("option", ["where", "weight", "pos_weight", "threshold"])
+def test_options_as_numpy_users_have_them(backend, option):
+    """Arrays, lists and numbers of NumPy, taken with all their digits."""
+    values = WHERE[0] if option == "where" else WEIGHT
+    numbers = () if option == "where" else (np.float32(0.5), np.float64(0.5), np.float16(0.5))
+    logits, targets = backend.native(LOGITS, "float64"), backend.native(HARD, "int64")
+    for given, plain in ((values, values), (values.tolist(), values), *((number, 0.5) for number in numbers)):
+        got = backend.numpy(backend.losses(logits, targets, **{option: given}))
+        np.testing.assert_allclose(got, backend.loss(LOGITS, HARD, mode="eager", **{option: plain}), rtol=1e-15)
