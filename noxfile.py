@@ -16,6 +16,7 @@ SUITES = [name for name, entry in BACKENDS.items() if "only" not in entry]
 INTEGRATIONS = [name for name, entry in BACKENDS.items() if "integrations" in entry]
 BENCH = [name for name, entry in BACKENDS.items() if entry.get("bench")]
 RELEASED = ["core", *EXTRAS]
+MUTATED = sorted(path.stem for path in Path("tests/mutations").glob("[!_]*.py"))
 DEMO = {"torch": "torch", "jax": "jax", "keras": "tf"}
 
 nox.needs_version = ">=2025.2.9"
@@ -56,10 +57,11 @@ def every_install(*without: str) -> list[str]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff: style and formatting."""
+    """Ruff: style and formatting; and that every mutant still finds the text that it changes."""
     install(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check", "--diff")
+    session.run("python", "tests/mutants.py", "--check")
 
 
 @nox.session
@@ -122,10 +124,11 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def mutants(session: nox.Session) -> None:
-    """Break the maths in one line, many ways, and see the suite notice each."""
-    install(session, ".", "test")
-    session.run("python", "tests/mutants.py", *session.posargs)
+@nox.parametrize("backend", MUTATED, ids=MUTATED)
+def mutants(session: nox.Session, backend: str) -> None:
+    """Break the code in one line, many ways, and see the suite notice each: ``-- --sample 10`` for a look."""
+    install(session, ".", *BACKENDS[backend]["install"], "test")
+    session.run("python", "tests/mutants.py", f"--backend={backend}", *session.posargs)
 
 
 @nox.session(default=False)
