@@ -54,13 +54,11 @@ MUTANTS = ROUNDING | {
     "illegal weights pass": Mutant(TERMS, "xp.where((weight >= 0) & (weight < inf), weight, nan)", "weight"),
     "an illegal number as weight passes": Mutant(TERMS, "(weight if 0 <= weight < inf else nan)", "weight"),
     "infinite logits can move": Mutant(TERMS, "finite: Any = abs(logits) != inf", "finite: Any = logits == logits"),
-    "masked logits can move": Mutant(TERMS, "return finite if where is None else finite & where", "return finite"),
     # --- the log-sum-exp
     "log instead of log1p": Mutant(REDUCE, "xp.log1p(total.rest)", "xp.log(1 + total.rest)"),
     "forget the one": Mutant(REDUCE, "xp.log1p(total.rest)", "xp.log(total.rest)"),
     "count the one twice": Mutant(REDUCE, "one = xp.expm1(", "one = xp.exp("),
     "no shift": Mutant(REDUCE, "xp.floor(xp.where(largest > 0, largest, 0.0))", "0 * largest"),
-    "shift not whole": Mutant(REDUCE, "xp.floor(xp.where(largest > 0, largest, 0.0))", "xp.where(largest > 0, largest, 0.0)"),
     "forget the absent in the maximum": Mutant(REDUCE, "return xp.where(present, log_weight + terms.logit, absent(terms.logit.dtype, xp=xp))", "return terms.logit"),
     "no cap beside zero weights": Mutant(REDUCE, "xp.where((gap > cap) & (weight <= 0), cap, gap)", "gap"),
     "infinite logits meet": Mutant(REDUCE, "xp.where(terms.logit == inf, far,", "xp.where(terms.logit == inf, inf,"),
