@@ -387,3 +387,14 @@ def test_divergence_reductions_and_gradcheck():
         torch.testing.assert_close(function(p, q, reduction="sum"), each.sum())
         assert gradcheck(partial(function, reduction="none"), (p, q), check_forward_ad=True, check_batched_grad=True)
         assert gradgradcheck(partial(function, reduction="none"), (p, q), check_fwd_over_rev=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_gradient_in_half_precision_is_rounded_once(dtype, reduction):
+    target, (x,) = torch.rand(8, 80) < 0.3, leaves(torch.randn(8, 80).to(dtype))
+    (wide,) = leaves(x.double())
+    zlpr_loss(x, target, reduction=reduction).backward(torch.tensor(1 / 3))
+    (zlpr_loss(wide, target, reduction=reduction) / 3).backward()
+    info, error = torch.finfo(dtype), (x.grad.double() - wide.grad).abs()
+    assert (error <= 1.001 * info.eps * (wide.grad.abs() / 2 + info.smallest_normal)).all()
