@@ -5,20 +5,14 @@ from collections import defaultdict
 import harness
 import numpy as np
 import pytest
+from registry import BACKENDS, folders_of
 
-OWNERS = {  # folders of tests/frameworks, whose tests speak one framework's own language
-    "core": {"numpy"},
-    "torch": {"torch"},
-    "jax": {"jax"},
-    "tf": {"tf"},
-    "keras": {"tf", "keras-jax", "keras-torch"},
-}
 _worst = defaultdict(float)
 _loaded = {}
 
 
 def pytest_addoption(parser):
-    parser.addoption("--backend", default="numpy,strict", help=f"comma-separated: {', '.join(harness.BACKENDS)}")
+    parser.addoption("--backend", default="numpy,strict", help=f"comma-separated: {', '.join(BACKENDS)}")
 
 
 def _names(config):
@@ -43,9 +37,9 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    if collection_path.parent.name != "frameworks":
-        return None
-    return True if not OWNERS[collection_path.name] & set(_names(config)) else None
+    """Tests that speak the language of a framework that is not asked for."""
+    is_foreign = collection_path.parent.name == "frameworks" and collection_path.name not in folders_of(_names(config))
+    return True if is_foreign else None
 
 
 def pytest_generate_tests(metafunc):

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from zlpr_core._quick import quick_slopes, quick_terms, quick_totals, scales_of
 
 from zlpr_core._checks import class_axes
 from zlpr_core._losses import moves, read_sides
-from zlpr_core._quick import quick_slopes, quick_terms, quick_totals, scales_of
 from zlpr_core._reduce import Total, log_of, share_of, total_of
 from zlpr_core._targets import compute_dtype
 

@@ -10,11 +10,11 @@ from math import log, nan, prod
 from typing import Any, NamedTuple
 
 from keras import backend, ops
+from zlpr_core._quick import Halves, limit, quick_slopes, quick_terms, quick_totals, scales_of, shares_of
 
 import zlpr_core
 from zlpr_core._checks import class_axes
 from zlpr_core._losses import read_sides
-from zlpr_core._quick import Halves, limit, quick_slopes, quick_terms, quick_totals, scales_of, shares_of
 from zlpr_core._reduce import Total, log_of, total_of
 from zlpr_core._targets import compute_dtype, read_targets
 

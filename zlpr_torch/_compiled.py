@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._dynamo.symbolic_convert import InstructionTranslator
+from zlpr_core._quick import Halves, Scale, quick_slopes, quick_totals, scales_of
 
 from zlpr_core._losses import read_sides
-from zlpr_core._quick import Halves, Scale, quick_slopes, quick_totals, scales_of
 from zlpr_core._reduce import Total, log_of, total_of
 from zlpr_core._targets import compute_dtype
 

@@ -1,13 +1,16 @@
 """Every public name of the four packages has its entry in the reference, and nothing else has."""
 
+import tomllib
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import SphinxError
 
-PACKAGES = ("zlpr_core", "zlpr_torch", "zlpr_jax", "zlpr_tf")
+SETTINGS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+PACKAGES = {entry["package"] for entry in SETTINGS["tool"]["zlpr"]["backends"].values()}
 
 
 def check(app: Sphinx, env: BuildEnvironment) -> None:

@@ -335,7 +335,7 @@ def test_order_facts(backend, s, u):
     regret = backend.value("zlpr_divergence", p_logits=s, q_logits=u)
     assert min(forth.min(), symmetric.min(), regret.min()) >= 0
     np.testing.assert_allclose(forth + back, symmetric, rtol=1e-12, atol=1e-30)
-    certain = np.abs(s) > 17
+    certain = np.abs(s) > 8  # beyond, 1 - target has too few digits for a comparison
     targets = np.where(certain, s > 0, 1 / (1 + np.exp(-2 * np.where(certain, 0, s))))
     if not certain.any():
         floor = [float(oracle.zlpr_entropy(row)) for row in targets]

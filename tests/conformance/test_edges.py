@@ -132,6 +132,15 @@ def test_illegal_weight_is_nan_for_its_example(backend, mode, name, bad):
     np.testing.assert_array_equal(np.isnan(got), [True, False])
 
 
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+def test_an_illegal_weight_of_little_consequence_is_nan(backend, mode, name):
+    """By its sign alone: no sum of these is negative."""
+    weights = np.asarray([[1.0, -0.01, 1.0], [-0.01, 1.0, 1.0], [0.0, 0.0, 1.0]])
+    for targets in kinds([[1, 1, 0]] * 3):
+        got = backend.loss([[1.0, 2.0, -1.0]] * 3, targets, "float32", mode=mode, **{name: weights})
+        np.testing.assert_array_equal(np.isnan(got), [True, True, False])
+
+
 def test_empty_batch(backend, dtype, mode):
     for targets in (np.zeros((0, 3), int), np.zeros((0, 3))):
         assert backend.loss(np.zeros((0, 3)), targets, dtype, mode=mode).shape == (0,)

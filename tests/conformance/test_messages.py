@@ -4,11 +4,6 @@ import numpy as np
 import pytest
 
 LOGITS, TARGETS = np.zeros((2, 3)), np.zeros((2, 3), int)
-NAMES = {
-    "core": {"logits": "logits", "targets": "targets", "axis": "axis", "where": "where"},
-    "torch": {"logits": "input", "targets": "target", "axis": "dim", "where": "mask"},
-    "jax": {"logits": "logits", "targets": "labels", "axis": "axis", "where": "where"},
-}
 WHERE_CELLS = np.zeros((2, 2), bool)
 SHAPES = [
     ({"targets": np.zeros((2, 1), int)}, "`{logits}` and `{targets}` must have the same shape. Received: (2, 3) and (2, 1). For class ids, call `multi_hot` on them first, one row of ids per example."),
@@ -26,8 +21,7 @@ SHAPES = [
 
 
 def expected(backend, text):
-    family = {"numpy": "core", "strict": "core", "torch": "torch", "torch-plain": "torch"}.get(backend.name, "jax")
-    return text.format(**NAMES[family])
+    return text.format(**{name: backend.dialect.get(name, name) for name in ("logits", "targets", "axis", "where")})
 
 
 @pytest.mark.parametrize(("change", "text"), SHAPES, ids=range(len(SHAPES)))

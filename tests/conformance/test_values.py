@@ -62,7 +62,7 @@ def test_golden_gradients(backend, name):
     """To a few units in the last place of the two parts, which nearly cancel in the first soft cell."""
     targets = GOLDEN[name][0]
     got = backend.grad([GOLDEN_LOGITS], [targets])
-    parts = [float(push + pull) for pull, push in oracle.zlpr_grad_parts(GOLDEN_LOGITS, targets)]
+    parts = [float(negative + positive) for positive, negative in oracle.zlpr_grad_parts(GOLDEN_LOGITS, targets)]
     assert (abs(got[0] - GOLDEN_GRAD[name]) <= 2e-15 * np.asarray(parts)).all()
 
 

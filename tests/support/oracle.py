@@ -58,7 +58,7 @@ def zlpr(logits: Row, targets: Row, **options) -> mpf:
 
 
 def zlpr_grad_parts(logits: Row, targets: Row, **options) -> list[tuple[mpf, mpf]]:
-    """(pull, push) of each logit; the gradient is push - pull."""
+    """(positive, negative) of each logit; the gradient is negative - positive."""
     positive, negative = halves(logits, targets, **options)
     return list(zip(positive.shares, negative.shares, strict=True))
 
@@ -151,25 +151,25 @@ def symmetric_kl_grad_parts(p: Row, q: Row, scale: float = 1) -> tuple[list[Row]
 
 def zlpr_divergence(p: Row, q: Row) -> mpf:
     """Soft ZLPR of q against σ(2p), less the entropy of σ(2p); σ(-2p) for 1 - σ(2p), which 50 digits may not hold."""
-    up, down, weights = _regret_terms(p, q)
-    return up.value + down.value - 2 * log1p(mpmath.fsum(weights))
+    positive, negative, weights = _regret_terms(p, q)
+    return positive.value + negative.value - 2 * log1p(mpmath.fsum(weights))
 
 
 def zlpr_divergence_grad_parts(p: Row, q: Row) -> tuple[list[Row], list[Row]]:
-    up, down, weights = _regret_terms(p, q)
+    positive, negative, weights = _regret_terms(p, q)
     own, other = [], []
-    for a, w, pull, push in zip(p, weights, up.shares, down.shares, strict=True):
+    for a, w, u, v in zip(p, weights, positive.shares, negative.shares, strict=True):
         on, off = sigmoid(2 * mpf(a)), sigmoid(-2 * mpf(a))
         threshold = 2 * w / (1 + mpmath.fsum(weights))
-        own.append([2 * off * pull, -2 * on * push, threshold * on, -threshold * off])
-        other.append([-pull, push])
+        own.append([2 * off * u, -2 * on * v, threshold * on, -threshold * off])
+        other.append([-u, v])
     return own, other
 
 
 def _regret_terms(p: Row, q: Row) -> tuple[Half, Half, list[mpf]]:
     on, off = [sigmoid(2 * mpf(a)) for a in p], [sigmoid(-2 * mpf(a)) for a in p]
-    up, down = exp_terms(on, [-mpf(b) for b in q]), exp_terms(off, [mpf(b) for b in q])
-    return up, down, [mpmath.sqrt(x * y) for x, y in zip(on, off, strict=True)]
+    positive, negative = exp_terms(on, [-mpf(b) for b in q]), exp_terms(off, [mpf(b) for b in q])
+    return positive, negative, [mpmath.sqrt(x * y) for x, y in zip(on, off, strict=True)]
 
 
 def rdrop(s: Row, u: Row, targets: Row, *, alpha: float = 4, scale: float = 1, **options) -> mpf:

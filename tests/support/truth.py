@@ -19,8 +19,8 @@ def table(name, dtype):
     logits, targets = (rounded(x, dtype) for x in TABLES[name])
     losses = np.asarray([float(oracle.zlpr(s, t)) for s, t in zip(logits, targets.tolist(), strict=True)])
     parts = [oracle.zlpr_grad_parts(s, t) for s, t in zip(logits, targets.tolist(), strict=True)]
-    grads = np.asarray([[float(push - pull) for pull, push in row] for row in parts])
-    sizes = np.asarray([[float(push + pull) for pull, push in row] for row in parts])
+    grads = np.asarray([[float(negative - positive) for positive, negative in row] for row in parts])
+    sizes = np.asarray([[float(negative + positive) for positive, negative in row] for row in parts])
     return logits, targets, losses, grads, sizes
 
 
@@ -32,8 +32,8 @@ def dense(logits, targets, options):
     ]
     losses = np.asarray([float(oracle.zlpr(s, t, **o)) for s, t, o in rows])
     parts = [oracle.zlpr_grad_parts(s, t, **o) for s, t, o in rows]
-    grads = np.asarray([[float(push - pull) for pull, push in row] for row in parts])
-    return losses, grads, np.asarray([[float(push + pull) for pull, push in row] for row in parts])
+    grads = np.asarray([[float(negative - positive) for positive, negative in row] for row in parts])
+    return losses, grads, np.asarray([[float(negative + positive) for positive, negative in row] for row in parts])
 
 
 def scaled(scale):

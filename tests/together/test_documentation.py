@@ -3,12 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pages
 import pytest
+from registry import PACKAGES, ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN_DOCSTRINGS = """
 import doctest, importlib, pkgutil, sys
@@ -32,11 +31,11 @@ def test_page(page, block):
 
 
 def test_readme_shows_every_package():
-    for package in ("zlpr_core", "zlpr_torch", "zlpr_jax", "zlpr_tf"):
+    for package in PACKAGES:
         assert any(package in block for block in pages.blocks("README.md")), package
 
 
-@pytest.mark.parametrize("package", ["zlpr_core", "zlpr_torch", "zlpr_jax", "zlpr_tf"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings(package):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", RUN_DOCSTRINGS, package]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, encoding="utf-8")

@@ -2,18 +2,7 @@
 
 import importlib
 
-# name on the command line: (module here, Keras backend that must be running)
-BACKENDS = {
-    "numpy": ("core", None),
-    "strict": ("core", None),
-    "torch": ("pytorch", None),
-    "torch-plain": ("pytorch", None),
-    "triton": ("triton", None),
-    "jax": ("jax", None),
-    "tf": ("tensorflow", "tensorflow"),
-    "keras-jax": ("keras_jax", "jax"),
-    "keras-torch": ("keras_torch", "torch"),
-}
+from registry import BACKENDS
 
 
 def load(name):
@@ -21,10 +10,10 @@ def load(name):
     if name not in BACKENDS:
         msg = f"Unknown backend {name!r}. Expected some of {', '.join(BACKENDS)}."
         raise ValueError(msg)
-    module, keras_backend = BACKENDS[name]
-    if keras_backend is not None:
-        _check_keras(keras_backend)
-    return importlib.import_module(f"harness.{module}").make(name)
+    entry = BACKENDS[name]
+    if "keras" in entry:
+        _check_keras(entry["keras"])
+    return importlib.import_module(f"harness.{entry['harness'][name]}").make(name)
 
 
 def _check_keras(expected):

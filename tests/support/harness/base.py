@@ -1,6 +1,7 @@
 """What a framework must show to be judged; the rest is derived from it here."""
 
 from abc import ABC, abstractmethod
+from types import ModuleType
 
 import ml_dtypes
 import numpy as np
@@ -21,12 +22,16 @@ ADAPTED = {"zlpr": "zlpr_loss", "sparse_zlpr": "sparse_zlpr_loss", "rdrop_zlpr":
 
 class Backend(ABC):
     name: str
+    package: ModuleType
     dtypes = ("float16", "bfloat16", "float32", "float64")
     modes = ("eager",)
     default_mode = "eager"
     autodiff = True
     adapter = True
     """Has the options that only adapters have: label_smoothing and ignore_index."""
+
+    dialect = {}
+    """What the package calls an argument of the core, where that is another name."""
 
     tracing_modes = ()
     """The modes in which values cannot be looked at."""
@@ -57,9 +62,27 @@ class Backend(ABC):
     def call(self, name, arrays, options):
         """The package's function of that name in the core: one value an example, arrays and options as in the core."""
 
-    @abstractmethod
+    def function(self, name):
+        """The package's function of that name in the core."""
+        return getattr(self.package, ADAPTED.get(name, name))
+
     def helper(self, name):
         """A helper such as ``predict``, as the package exports it."""
+        return getattr(self.package, name)
+
+    def arguments(self, name):
+        """The arrays that the package's function takes, by the package's names and in its order."""
+        return [self.dialect.get(argument, argument) for argument in ARRAYS[name]]
+
+    def own_options(self, name):
+        """The options, with their defaults, that the package's function has and that of the core has not."""
+        smooth, ignore = {"label_smoothing": 0.0}, {"ignore_index": None}
+        return {
+            "zlpr": smooth | ignore,
+            "zlpr_terms": smooth | ignore,
+            "sparse_zlpr": smooth,
+            "rdrop_zlpr": smooth | ignore,
+        }.get(name, {})
 
     def compiled(self, function, mode):
         assert mode == "eager"

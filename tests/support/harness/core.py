@@ -9,6 +9,7 @@ from harness.base import Backend, widened
 
 class Numpy(Backend):
     name = "numpy"
+    package = zlpr_core
     dtypes = ("float16", "float32", "float64")
     autodiff = False
     adapter = False
@@ -23,10 +24,13 @@ class Numpy(Backend):
         return str(tensor.dtype).rpartition(".")[2]
 
     def call(self, name, arrays, options):
-        return getattr(zlpr_core, name)(*arrays, **options)
+        return self.function(name)(*arrays, **options)
 
-    def helper(self, name):
+    def function(self, name):
         return getattr(zlpr_core, name)
+
+    def own_options(self, name):
+        return {"xp": None}
 
     def native_slope(self, name, wrt, dtype="float64", *, mode=None, target_dtype=None, **arguments):
         assert (name, wrt) == ("zlpr", "logits")

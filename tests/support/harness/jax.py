@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import zlpr_jax
-from harness.base import ADAPTED, Backend, as_numpy, widened
+from harness.base import Backend, as_numpy, widened
 
 jax.config.update("jax_enable_x64", True)
 # pytest's workers inherit the environment, so that each program is compiled by one of them only
@@ -24,10 +24,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 class Jax(Backend):
     name = "jax"
+    package = zlpr_jax
     modes = ("jit",)
     default_mode = "jit"
     tracing_modes = ("jit",)
     joint_modes = ("jit",)
+    dialect = {"targets": "labels"}
 
     def native(self, values, dtype):
         return jnp.asarray(as_numpy(values, dtype))
@@ -39,10 +41,7 @@ class Jax(Backend):
         return tensor.dtype.name
 
     def call(self, name, arrays, options):
-        return getattr(zlpr_jax, ADAPTED.get(name, name))(*arrays, **options)
-
-    def helper(self, name):
-        return getattr(zlpr_jax, name)
+        return self.function(name)(*arrays, **options)
 
     def compiled(self, function, mode):
         return jax.jit(function) if mode == "jit" else function

@@ -1,15 +1,21 @@
 """How the Keras package is called, whichever backend Keras runs on."""
 
 import zlpr_tf
-from harness.base import ADAPTED, ARRAYS
+from harness.base import ARRAYS, LOGITS
 
 
 class KerasFunctions:
-    def call(self, name, arrays, options):
-        logits, others = [], []
-        for argument, array in zip(ARRAYS[name], arrays, strict=True):
-            (logits if "logits" in argument else others).append(array)
-        return getattr(zlpr_tf, ADAPTED.get(name, name))(*others, *logits, **options)
+    package = zlpr_tf
+    dialect = {"targets": "labels"}
 
-    def helper(self, name):
-        return getattr(zlpr_tf, name)
+    def call(self, name, arrays, options):
+        by_name = dict(zip(ARRAYS[name], arrays, strict=True))
+        return self.function(name)(*(by_name[argument] for argument in _order(name)), **options)
+
+    def arguments(self, name):
+        return [self.dialect.get(argument, argument) for argument in _order(name)]
+
+
+def _order(name):
+    """As in Keras, logits come last."""
+    return sorted(ARRAYS[name], key=lambda argument: argument in LOGITS)

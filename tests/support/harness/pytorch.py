@@ -4,12 +4,21 @@ import numpy as np
 import torch
 
 import zlpr_torch
-from harness.base import ADAPTED, Backend, as_numpy, widened
+from harness.base import Backend, as_numpy, widened
 
 
 class Torch(Backend):
     name = "torch"
+    package = zlpr_torch
     impl = "auto"
+    dialect = {
+        "logits": "input",
+        "targets": "target",
+        "logits1": "input1",
+        "logits2": "input2",
+        "axis": "dim",
+        "where": "mask",
+    }
 
     def native(self, values, dtype):
         if dtype == "bfloat16":
@@ -24,12 +33,15 @@ class Torch(Backend):
         return str(tensor.dtype).removeprefix("torch.")
 
     def call(self, name, arrays, options):
-        reduction = {} if name == "zlpr_terms" else {"reduction": "none"}
-        impl = {"impl": self.impl} if name in ("zlpr", "sparse_zlpr") else {}
-        return getattr(zlpr_torch, ADAPTED.get(name, name))(*arrays, **_dialect(options), **reduction, **impl)
+        options = {self.dialect.get(option, option): value for option, value in options.items()}
+        own = {"reduction": "none", "impl": self.impl}
+        options |= {option: value for option, value in own.items() if option in self.own_options(name)}
+        return self.function(name)(*arrays, **options)
 
-    def helper(self, name):
-        return getattr(zlpr_torch, name)
+    def own_options(self, name):
+        reduction = {} if name == "zlpr_terms" else {"reduction": "mean"}
+        impl = {"impl": "auto"} if name in ("zlpr", "sparse_zlpr") else {}
+        return super().own_options(name) | reduction | impl
 
     def gradient(self, function, x):
         x = x.detach().clone().requires_grad_()
@@ -42,11 +54,6 @@ class Torch(Backend):
         x = x.detach().clone().requires_grad_()
         (slope,) = torch.autograd.grad(function(x), x, create_graph=True)
         return torch.autograd.grad(slope, x, tangent)[0]
-
-
-def _dialect(options):
-    names = {"axis": "dim", "where": "mask"}
-    return {names.get(name, name): value for name, value in options.items()}
 
 
 class PlainTorch(Torch):

@@ -1,0 +1,75 @@
+"""One-line breakages of zlpr_torch: the decision between formula, kernel and op, the kernel of the CPU, reductions."""
+
+from mutations import Mutant
+
+FIRST = tuple(f"conformance/test_{name}.py" for name in ("derivatives", "options", "edges"))
+TESTS = ("conformance", "frameworks/torch")
+AUTOGRAD, CPU, DISPATCH, FORMULA = (f"zlpr_torch/_{name}.py" for name in ("autograd", "cpu", "dispatch", "formula"))
+LAYOUT, LOSSES, OPS, REDUCTION = (f"zlpr_torch/_{name}.py" for name in ("layout", "losses", "ops", "reduction"))
+DIVERGENCES, NAMESPACE = "zlpr_torch/_divergences.py", "zlpr_torch/_namespace.py"
+FUNCTIONS, KERNELS, WAYS = (
+    (f"frameworks/torch/test_{name}.py",) for name in ("torch", "torch_kernels", "torch_dispatch")
+)
+OPTIONS, EDGES, VALUES = (
+    ("conformance/test_options.py",),
+    ("conformance/test_edges.py",),
+    ("conformance/test_values.py",),
+)
+
+MUTANTS = {
+    # --- arguments on their way
+    "mask dropped": Mutant(LOSSES, "options = Options.of(input, mask, weight, pos_weight, threshold, xp=xp)\n    return _dispatch", "options = Options.of(input, None, weight, pos_weight, threshold, xp=xp)\n    return _dispatch", OPTIONS),
+    "weight and pos_weight swapped": Mutant(LOSSES, "options = Options.of(input, mask, weight, pos_weight, threshold, xp=xp)\n    return _dispatch", "options = Options.of(input, mask, pos_weight, weight, threshold, xp=xp)\n    return _dispatch", OPTIONS),
+    "threshold dropped": Mutant(LOSSES, "options = Options.of(input, mask, weight, pos_weight, threshold, xp=xp)\n    return _dispatch", "options = Options.of(input, mask, weight, pos_weight, None, xp=xp)\n    return _dispatch", OPTIONS),
+    # --- reductions
+    "mean over all examples": Mutant(REDUCTION, "losses.mean() if labelled is None else losses.sum() / number_of(labelled)", "losses.mean()", WAYS),
+    "nobody labelled is NaN": Mutant(REDUCTION, "torch.maximum(labelled.sum(), torch.ones_like(labelled).any())", "labelled.sum()", WAYS),
+    "labelled by every cell": Mutant(REDUCTION, "mask.expand(*shape).any(axes)", "mask.expand(*shape).all(axes)", WAYS),
+    "sum is mean": Mutant(REDUCTION, "return losses.sum()\n", "return losses.mean()\n", FUNCTIONS),
+    # --- which way a loss takes
+    "kernel under transforms": Mutant(DISPATCH, "if _torch_internals.is_transformed() or torch.jit.is_tracing() or", "if torch.jit.is_tracing() or", (*WAYS, "conformance/test_derivatives.py")),
+    "kernel though the options have gradients": Mutant(DISPATCH, "return any([_is_for_formula(x) for x in (target, *options)])", "return _is_for_formula(target)", ("conformance/test_derivatives.py", *WAYS)),
+    "kernel though the targets have gradients": Mutant(DISPATCH, "return _is_for_formula(target)\n", "return False\n", ("conformance/test_derivatives.py", *WAYS)),
+    "impl ignored": Mutant(DISPATCH, 'if impl == "plain" or _needs_formula', "if _needs_formula", WAYS),
+    "ops in exported programs": Mutant(DISPATCH, "or (in_graph and _is_exporting()):", "or False:", WAYS),
+    # --- autograd around the kernels
+    "second order of a constant": Mutant(AUTOGRAD, "if torch.is_grad_enabled():", "if False:", ("conformance/test_derivatives.py",)),
+    "batched upstream to the kernel": Mutant(AUTOGRAD, "or _torch_internals.is_batched(upstream)\n", "", FUNCTIONS),
+    "residuals used twice": Mutant(AUTOGRAD, "residuals, ctx.residuals = ctx.residuals, None", "residuals = ctx.residuals", (*KERNELS, *FUNCTIONS)),
+    "options lost for backward": Mutant(AUTOGRAD, "ctx.numbers = None if given.are_default else", "ctx.numbers = None if True else", (*OPTIONS, *WAYS)),
+    "numbers lost for backward": Mutant(AUTOGRAD, "[n if x is None else x for x, n in", "[x for x, n in", (*OPTIONS, *WAYS)),
+    "op: residuals of another op": Mutant(OPS, "ctx.save_for_backward(output[1], input, target, mask, weight, pos_weight, threshold)", "ctx.save_for_backward(output[1] * 2, input, target, mask, weight, pos_weight, threshold)", WAYS),
+    "op: a gradient in the options, silently": Mutant(OPS, "if any(ctx.needs_input_grad[1:]):", "if False:", WAYS),
+    "op: overwrites what it was given": Mutant(OPS, "overwrite=False", "overwrite=True", WAYS),
+    "op: fake result of another dtype": Mutant(OPS, "wide = torch.float64 if input.dtype == torch.float64 else torch.float32", "wide = input.dtype", WAYS),
+    # --- the formula's gradients
+    "linear gradient without the mean": Mutant(FORMULA, 'if reduction == "mean":', "if False:", FUNCTIONS),
+    "linear gradient in the dtype that computes": Mutant(FORMULA, "(gradient * layout.beside_cells(upstream)).to(input.dtype)", "gradient * layout.beside_cells(upstream)", FUNCTIONS),
+    "upstream gradient beside the wrong axes": Mutant(LAYOUT, "for axis in sorted(self.axes) if each.dim() else ():\n            each = each.unsqueeze(axis)", "for _ in self.axes if each.dim() else ():\n            each = each.unsqueeze(-1)", FUNCTIONS),
+    "classes in the order of the tensor": Mutant(LAYOUT, "cells.movedim(self.axes, self.last).reshape(", "cells.reshape(", OPTIONS),
+    "gradient on other axes": Mutant(LAYOUT, ".movedim(self.last, self.axes)", "", FUNCTIONS),
+    # --- the kernel of the CPU
+    "cpu: gradient of the other sign": Mutant(CPU, "each / positive_total, value=-1)", "each / positive_total, value=1)", VALUES),
+    "cpu: no one in the positive half": Mutant(CPU, "negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / positive_total", "negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / positive_sum", VALUES),
+    "cpu: no one in the negative half": Mutant(CPU, "negative.mul_(each / (negative_sum + one))", "negative.mul_(each / negative_sum)", VALUES),
+    "cpu: upstream gradient forgotten": Mutant(CPU, "return residuals.mul_(each) if overwrite else residuals * each", "return residuals", KERNELS),
+    "cpu: half precision is multiplied": Mutant(CPU, "if residuals is not None and input.dtype in WIDE:", "if residuals is not None:", FUNCTIONS),
+    "cpu: mean forgotten in the gradient": Mutant(CPU, 'if reduction != "mean":\n        return 1.0', "if True:\n        return 1.0", KERNELS),
+    "cpu: masked cells in the sums": Mutant(CPU, "negative.mul_(_copy(options.where.view(torch.uint8), self.dtype, self.buffer(\"where\", negative)))", "pass", OPTIONS),
+    "cpu: masked targets": Mutant(CPU, "positive.mul_(_copy(where.view(torch.uint8), self.dtype, self.buffer(\"where\", where)))", "pass", (*OPTIONS, *EDGES)),
+    "cpu: threshold the wrong way": Mutant(CPU, "return weight * exp(-threshold), weight * exp(threshold)", "return weight * exp(threshold), weight * exp(-threshold)", OPTIONS),
+    "cpu: pos_weight forgotten": Mutant(CPU, "* (1.0 if pos_weight is None else pos_weight)", "", OPTIONS),
+    "cpu: large factors": Mutant(CPU, "* farthest <= MOST_FACTOR", "* farthest >= 0", (*OPTIONS, *EDGES, *KERNELS)),
+    "cpu: illegal weights": Mutant(CPU, "return least >= 0 and least_positive >= 0 and", "return", EDGES),
+    "cpu: illegal targets": Mutant(CPU, "sums if illegal is None else sums.masked_fill_(illegal, torch.nan)", "sums", EDGES),
+    "cpu: half of an illegal targets": Mutant(CPU, "if least.item() >= 0 and most.item() <= 1:", "if most.item() <= 1:", EDGES),
+    "cpu: sums out of range": Mutant(CPU, "if self.count == 0 or sums.max().item() < limit:", "if True:", VALUES),
+    "cpu: 0 * inf": Mutant(CPU, ".masked_fill_(share == 0, 0)", "", EDGES),
+    "cpu: hard terms, sign": Mutant(CPU, "torch.addcmul(logits, logits, positive, value=-2,", "torch.addcmul(logits, logits, positive, value=2,", VALUES),
+    "cpu: soft terms, the other share": Mutant(CPU, "torch.lerp(negative, _number(0.0, share.dtype), share, out=negative)", "negative.mul_(share)", VALUES),
+    "cpu: exponentials without digits": Mutant(CPU, "torch.finfo(share.dtype).tiny, 0.0", "0.0, 0.0", (*VALUES, *KERNELS)),
+    "cpu: losses cancel": Mutant(CPU, "losses, redo = torch.log1p(sums), self.inexact(sums)", "losses, redo = torch.log(1 + sums), self.inexact(sums)", VALUES),
+    "cpu: only the first rows are recomputed": Mutant(CPU, "for start in range(0, len(redo), self.step):", "for start in range(0, min(len(redo), 1), self.step):", VALUES),
+    # --- the divergences
+    "divergence without its mask": Mutant(DIVERGENCES, "where: Tensor | None = Options.of(p_logits, mask, None, None, None, xp=xp).where", "where: Tensor | None = Options.of(p_logits, None, None, None, None, xp=xp).where", ("conformance/test_divergences.py",)),
+}  # fmt: skip
