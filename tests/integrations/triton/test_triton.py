@@ -22,7 +22,7 @@ from tolerances import grad_error, value_error
 from triton.runtime import interpreter
 
 from zlpr_torch import _triton, zlpr_loss
-from zlpr_torch._fused import Options
+from zlpr_torch._layout import Options
 
 RNG = np.random.default_rng(3090)
 NOT_THE_KERNELS = {"test_axis", "test_no_batch_axis", "test_ten_thousand_classes_on_a_strided_axis"}  # but the caller's

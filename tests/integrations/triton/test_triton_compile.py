@@ -21,7 +21,7 @@ def problems():
     """By name, what a caller hands over; nothing is computed from it."""
     import torch
 
-    from zlpr_torch._fused import Options
+    from zlpr_torch._layout import Options
 
     full, odd = (8, 8192), (8, 9605)
     mask, number, classes = torch.ones(odd, dtype=torch.bool), torch.ones(odd), torch.ones(odd[1]).expand(odd)
