@@ -9,6 +9,7 @@ import pytest
 FRAMEWORK_FILES = {  # test files that speak one framework's own language
     "test_torch.py": {"torch"},
     "test_torch_kernels.py": {"torch"},
+    "test_torch_dispatch.py": {"torch"},
     "test_jax.py": {"jax"},
     "test_tf.py": {"tf"},
     "test_keras.py": {"tf", "keras-jax", "keras-torch"},

@@ -46,7 +46,8 @@ def forward(
     kept = with_gradient and keeps_gradient(input, reduction)
     upstream = _expected(reduction, labelled, layout, input.shape) if kept else None
     sweep = _Sweep(layout.rows(input), layout.rows(target), layout.options(options, input.shape), upstream)
-    losses = layout.examples(sweep.losses, input.shape) if reduction == "none" else sweep.losses
+    # cloned, because autograd refuses to modify in place what a Function returned as a view
+    losses = layout.examples(sweep.losses, input.shape).clone() if reduction == "none" else sweep.losses
     loss = reduce(losses, reduction, labelled)
     return loss, layout.cells(sweep.gradient, input.shape) if kept else None
 

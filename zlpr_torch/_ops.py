@@ -30,9 +30,14 @@ def loss(
     input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, with_gradient: bool
 ) -> Tensor:
     """Reduced ZLPR as a call of ``zlpr::forward``. Dynamo traces this."""
-    tensors = [_as_tensor(option, input.device) for option in options]
+    tensors = tensors_of(options, input.device)
     reduced: Tensor = torch.ops.zlpr.forward(input, target, *tensors, list(axes), reduction, with_gradient)[0]
     return reduced
+
+
+def tensors_of(options: Options, device: torch.device) -> list[Tensor | None]:
+    """The options as the ops take them."""
+    return [None] * 4 if options.are_default else [_as_tensor(option, device) for option in options]
 
 
 def _as_tensor(option: Any, device: torch.device) -> Tensor | None:

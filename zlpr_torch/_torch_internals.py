@@ -25,6 +25,7 @@ _dispatch_modes = _find("_C._len_torch_dispatch_stack")
 _is_batched = _find("_C._functorch.is_batchedtensor")
 _is_batched_by_legacy_vmap = _find("_C._functorch.is_legacy_batchedtensor")
 _FakeTensor = _find("_subclasses.FakeTensor")
+_indices, _values = _find("Tensor._indices"), _find("Tensor._values")
 
 KNOWN = hasattr(forward_ad, "_current_level") and None not in (
     _functorch_is_active,
@@ -59,8 +60,8 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def sparse_entries(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices and values of a COO matrix as they are stored. Summing duplicates first would make 2 of two labels."""
-    if hasattr(matrix, "_indices") and hasattr(matrix, "_values"):
-        return matrix._indices(), matrix._values()
+    """Indices and values of a COO matrix as they are stored, because ``coalesce`` makes 2 of a label that is there twice."""
+    if _indices is not None and _values is not None:
+        return _indices(matrix), _values(matrix)
     matrix = matrix.coalesce()
     return matrix.indices(), matrix.values()
