@@ -24,6 +24,7 @@ _CALL = (
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 torch.library.define("zlpr::forward", f"({_CALL}, bool with_gradient) -> (Tensor, Tensor)", tags=_TAGS)
 torch.library.define("zlpr::backward", f"(Tensor upstream, Tensor residuals, {_CALL}) -> Tensor", tags=_TAGS)
+torch.library.define("zlpr::tied", "(Tensor upstream, Tensor input) -> Tensor", tags=_TAGS)
 
 
 def loss(
@@ -117,6 +118,17 @@ def _(upstream: Tensor, residuals: Tensor, input: Tensor, *call: Any) -> Tensor:
     return Layout(input.dim(), tuple(call[-2])).empty_cells(input)
 
 
+@torch.library.impl("zlpr::tied", "cpu")
+@torch.library.register_fake("zlpr::tied")  # type: ignore[untyped-decorator]
+def _tied(upstream: Tensor, input: Tensor) -> Tensor:
+    """A copy of ``upstream`` which in a graph depends on ``input``.
+
+    Without this the backward graph of AOTAutograd depends on no tensor that requires a gradient, and then it does not
+    refuse a second derivative: it takes the first for a constant, silently (torch 2.13).
+    """
+    return upstream.clone()
+
+
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     input, target, mask, weight, pos_weight, threshold, dim, reduction, _ = inputs
     if any(ctx.needs_input_grad[1:]):
@@ -135,8 +147,9 @@ def _backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         options = Options(mask, weight, pos_weight, 0.0 if threshold is None else threshold)
         gradient = differentiable_gradient(upstream, input, target, options, tuple(dim), reduction)
     elif input.device.type == "cpu" and input.dtype in _cpu.WIDE:
-        # A multiplication that Inductor sees: it writes the product over the residuals.
-        gradient = residuals * Layout(input.dim(), tuple(dim)).beside_cells(upstream)
+        # A product that Inductor sees: it writes it over the residuals.
+        each = Layout(input.dim(), tuple(dim)).beside_cells(torch.ops.zlpr.tied(upstream, input))
+        gradient = residuals * each
     else:
         gradient = torch.ops.zlpr.backward(upstream, residuals, input, *others, dim, reduction)
     return gradient, None, None, None, None, None, None, None, None
