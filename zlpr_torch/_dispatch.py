@@ -61,7 +61,9 @@ def _is_for_formula(other: Any) -> bool:
         return False
     if type(other) not in _PLAIN and not _torch_internals.is_fake(other):
         return True
-    return torch.is_grad_enabled() and (other.requires_grad or (not torch.compiler.is_compiling() and other.is_inference()))
+    return torch.is_grad_enabled() and (
+        other.requires_grad or (not torch.compiler.is_compiling() and other.is_inference())
+    )
 
 
 def _is_exporting() -> bool:
@@ -69,7 +71,10 @@ def _is_exporting() -> bool:
 
     ``torch.compiler.is_exporting`` came with torch 2.7; before, all compiled code counts as exported.
     """
-    return not hasattr(torch.compiler, "is_exporting") or torch.compiler.is_exporting()
+    return _says_exporting is None or bool(_says_exporting())
+
+
+_says_exporting = getattr(torch.compiler, "is_exporting", None)
 
 
 def _has_ops(device: torch.device) -> bool:

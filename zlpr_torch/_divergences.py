@@ -4,11 +4,10 @@ from torch import Tensor
 
 import zlpr_core
 from zlpr_core._checks import class_axes
-from zlpr_core._options import Options
 from zlpr_core._typing import Axis
 
 from ._losses import check_tensors
-from ._namespace import Option, xp
+from ._namespace import Option, read_options, xp
 from ._reduction import Reduction, check_reduction, labelled_examples, reduce
 
 
@@ -115,7 +114,7 @@ def _checked(p_logits: Tensor, q_logits: Tensor, mask: Option, reduction: Reduct
     """``mask`` as a tensor; the core checks the rest."""
     check_reduction(reduction)
     check_tensors(p_logits=p_logits, q_logits=q_logits)
-    where: Tensor | None = Options.of(p_logits, mask, None, None, None, xp=xp).where
+    where: Tensor | None = read_options(p_logits, mask, None, None, None).where
     return where
 
 

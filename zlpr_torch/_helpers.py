@@ -8,7 +8,7 @@ from torch import Tensor
 import zlpr_core
 from zlpr_core._typing import Axis
 
-from ._namespace import Option, xp
+from ._namespace import Option, readable_option, xp
 
 Arrays: TypeAlias = Option
 
@@ -36,7 +36,7 @@ def predict(input: Arrays, *, threshold: Option = None, at_least_one: bool = Fal
         tensor([[ True, False,  True],
                 [False,  True, False]])
     """
-    theta: Any = 0.0 if threshold is None else threshold
+    theta: Any = 0.0 if threshold is None else readable_option(threshold)
     return zlpr_core.predict(_tensor(input), threshold=theta, at_least_one=at_least_one, axis=dim, xp=xp)
 
 
@@ -67,9 +67,7 @@ def probabilities(input: Arrays, *, scale: float = 2.0) -> Tensor:
     return zlpr_core.probabilities(_tensor(input), scale=scale, xp=xp)
 
 
-def smooth_labels(
-    target: Arrays, epsilon: float, *, mode: Literal["symmetric", "positive"] = "symmetric"
-) -> Tensor:
+def smooth_labels(target: Arrays, epsilon: float, *, mode: Literal["symmetric", "positive"] = "symmetric") -> Tensor:
     r"""Move targets away from 0 and 1, so that the best logits are finite.
 
     .. math::
@@ -124,7 +122,7 @@ def zlpr_entropy(target: Arrays, *, dim: Axis = -1, mask: Option = None) -> Tens
         >>> zlpr_entropy(torch.tensor([[0.9, 0.2, 0.5], [1.0, 0.0, 0.0]]))
         tensor([1.5769, 0.0000])
     """
-    where: Any = mask
+    where: Any = readable_option(mask)
     return zlpr_core.zlpr_entropy(_tensor(target), axis=dim, where=where, xp=xp)
 
 

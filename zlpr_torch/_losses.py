@@ -10,15 +10,15 @@ from torch.nn.utils.rnn import pad_sequence
 import zlpr_core
 from zlpr_core._checks import check_pair, class_axes
 from zlpr_core._indices import check_matrix, indicated
-from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _dispatch
 from ._dispatch import Implementation, check_implementation
-from ._namespace import Option, xp
+from ._namespace import Option, read_options, readable_option, xp
 from ._reduction import Reduction, check_reduction, labelled_examples, reduce
 from ._torch_internals import sparse_entries
+
 
 def zlpr_loss(
     input: Tensor,
@@ -85,12 +85,10 @@ def zlpr_loss(
     check_reduction(reduction)
     check_implementation(impl)
     if label_smoothing is not None or ignore_index is not None or mask is not None:
-        target, mask = prepare_targets(
-            target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-        )
+        target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
     check_pair(input, target, xp=xp)
     axes = class_axes(input, dim, xp=xp)
-    options = Options.of(input, mask, weight, pos_weight, threshold, xp=xp)
+    options = read_options(input, mask, weight, pos_weight, threshold)
     return _dispatch.loss(input, target, options, axes, reduction, impl)
 
 
@@ -235,10 +233,8 @@ def rdrop_zlpr_loss(
     """
     check_reduction(reduction)
     check_tensors(input1=input1, input2=input2, target=target)
-    target, mask = prepare_targets(
-        target, mask, input1, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-    )
-    options = Options.of(input1, mask, weight, pos_weight, threshold, xp=xp)
+    target, mask = _prepared(target, mask, input1, label_smoothing, ignore_index)
+    options = read_options(input1, mask, weight, pos_weight, threshold)
     losses = zlpr_core.rdrop_zlpr(
         input1, input2, target, alpha=alpha, scale=scale, axis=dim, **options._asdict(), xp=xp
     )
@@ -273,10 +269,8 @@ def zlpr_terms(
         (tensor([0.1269]), tensor([0.8620]))
     """
     check_tensors(input=input, target=target)
-    target, mask = prepare_targets(
-        target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-    )
-    options = Options.of(input, mask, weight, pos_weight, threshold, xp=xp)
+    target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
+    options = read_options(input, mask, weight, pos_weight, threshold)
     return zlpr_core.zlpr_terms(input, target, axis=dim, **options._asdict(), xp=xp)
 
 
@@ -286,3 +280,11 @@ def check_tensors(**arguments: object) -> None:
         if not isinstance(value, Tensor):
             msg = f"`{argument}` must be a torch.Tensor. Received: {type(value).__name__}. Wrap it in torch.as_tensor."
             raise TypeError(msg)
+
+
+def _prepared(
+    target: Tensor, mask: Option, input: Tensor, label_smoothing: float | None, ignore_index: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """``(target, mask)`` with ``label_smoothing`` and ``ignore_index`` worked in."""
+    where = readable_option(mask)
+    return prepare_targets(target, where, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp)

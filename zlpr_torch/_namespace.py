@@ -6,6 +6,7 @@ import array_api_compat.torch
 import torch
 
 from zlpr_core._namespace import namespace_from
+from zlpr_core._options import Options
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -21,6 +22,24 @@ _KINDS = {
     "integral": _INTEGERS,
     "real floating": _FLOATING,
 }
+
+
+def readable_option(option: Any) -> Any:
+    """For compiled code, where Dynamo makes a tensor of a NumPy array or number but cannot read its dtype (torch 2.13)."""
+    if not torch.compiler.is_compiling() or option is None or isinstance(option, _TRACEABLE):
+        return option
+    return torch.as_tensor(option)
+
+
+_TRACEABLE = (torch.Tensor, bool, int, float, list, tuple)
+
+
+def read_options(input: torch.Tensor, mask: Any, weight: Any, pos_weight: Any, threshold: Any) -> Options:
+    """The options that a user passed, checked and converted."""
+    given = mask, weight, pos_weight, threshold
+    if torch.compiler.is_compiling():
+        return Options.of(input, *[readable_option(option) for option in given], xp=xp)
+    return Options.of(input, *given, xp=xp)
 
 
 def _isdtype(dtype: torch.dtype, kind: Any, /) -> bool:
