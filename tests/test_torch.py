@@ -319,6 +319,7 @@ def test_forms_of_options(name, form, tensor):
         form = form if isinstance(form, list) or form is None else [form]
     if name == "label_smoothing":
         form, tensor = None, 0.0
+    torch._dynamo.reset()
     given, expected = {name: form}, zlpr_loss(LOGITS, HARD, **{name: tensor})
     torch.testing.assert_close(zlpr_loss(LOGITS, HARD, **given), expected)
     torch.testing.assert_close(sparse_zlpr_loss(LOGITS, IDS, **given), expected)

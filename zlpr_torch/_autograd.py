@@ -64,5 +64,4 @@ def _is_seen_through(upstream: Tensor) -> bool:
         or _torch_internals.is_recorded()
         or _torch_internals.is_batched(upstream)
         or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
     )

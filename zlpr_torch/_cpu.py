@@ -172,7 +172,7 @@ class _Sweep:
     def terms(
         self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``(1 - t) e^s``, in ``negative`` if that is memory, and ``t e^-s``, of masked cells 1 and 0; ``_illegal_rows``."""
+        """``(1 - t) e^s``, in ``negative`` if it is memory, and ``t e^-s``; 1 and 0 where masked. ``_illegal_rows``."""
         if logits.dtype != self.dtype:
             logits = negative = _copy(logits, self.dtype, negative)
         if where is not None:
@@ -287,7 +287,7 @@ def _distinct(option: Any) -> Any:
 
 
 def _illegal_rows(targets: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """A column, True for rows with an illegal target. None if the least and the largest target show that all are legal."""
+    """A column, True for rows with an illegal target. None if the least and the largest show that all are legal."""
     least, most = torch.aminmax(targets)
     if least.item() >= 0 and most.item() <= 1:
         return None

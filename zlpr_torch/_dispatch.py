@@ -43,13 +43,14 @@ def loss(
 
 def _needs_formula(input: Tensor, target: Tensor, options: Options, in_graph: bool) -> bool:
     """True where a kernel would give a wrong derivative, or none, or must not be in the program that is made."""
-    if _torch_internals.is_transformed() or torch.jit.is_tracing() or (in_graph and _is_exporting()):
+    if _torch_internals.is_transformed() or (in_graph and _is_exporting()):
         return True
     if type(input) not in _PLAIN and not _torch_internals.is_fake(input):
         return True
     if options.are_default:
         return _is_for_formula(target)
-    return any([_is_for_formula(x) for x in (target, *options)])
+    # A list, because torch 2.14.1 raises ValueError('generator already executing') when it compiles a generator.
+    return any([_is_for_formula(x) for x in (target, *options)])  # noqa: C419
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

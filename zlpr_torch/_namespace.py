@@ -8,6 +8,8 @@ import torch
 from zlpr_core._namespace import namespace_from
 from zlpr_core._options import Options
 
+from ._torch_internals import is_traced
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
@@ -25,7 +27,7 @@ _KINDS = {
 
 
 def readable_option(option: Any) -> Any:
-    """For compiled code, where Dynamo makes a tensor of a NumPy array or number but cannot read its dtype (torch 2.13)."""
+    """A tensor of a NumPy array or number while compiling: Dynamo makes one but cannot read its dtype (torch 2.13)."""
     if not torch.compiler.is_compiling() or option is None or isinstance(option, _TRACEABLE):
         return option
     return torch.as_tensor(option)
@@ -45,7 +47,7 @@ def read_options(input: torch.Tensor, mask: Any, weight: Any, pos_weight: Any, t
 def _isdtype(dtype: torch.dtype, kind: Any, /) -> bool:
     """As in the standard, by a table: every call of a loss asks a dozen times, and array_api_compat takes longer."""
     if isinstance(kind, tuple):
-        return any([_isdtype(dtype, one) for one in kind])
+        return any([_isdtype(dtype, one) for one in kind])  # noqa: C419 - see _dispatch
     return dtype in _KINDS[kind] if isinstance(kind, str) else dtype == kind
 
 
@@ -67,7 +69,7 @@ def _mark(ids: torch.Tensor, classes: int, /) -> torch.Tensor:
 
 def readable(x: torch.Tensor, /) -> bool:
     """By trying on an empty part: vmap, FakeTensorMode and ``make_fx`` refuse to give a value by a RuntimeError."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not x.is_cpu:
+    if torch.compiler.is_compiling() or is_traced() or not x.is_cpu:
         return False
     try:
         bool(x.reshape(-1)[:0].any())

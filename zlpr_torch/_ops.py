@@ -14,7 +14,7 @@ from zlpr_core._options import Options
 
 from . import _cpu
 from ._formula import differentiable_gradient
-from ._layout import Layout, Shape, layout_of
+from ._layout import Layout, Shape
 from ._reduction import Reduction
 
 _CALL = (

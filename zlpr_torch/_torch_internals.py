@@ -22,6 +22,7 @@ def _find(path: str) -> Any:
 
 _functorch_is_active = _find("_C._are_functorch_transforms_active")
 _dispatch_modes = _find("_C._len_torch_dispatch_stack")
+_is_tracing = _find("jit.is_tracing")  # documented, but not among the names that torch.jit exports
 _is_batched = _find("_C._functorch.is_batchedtensor")
 _is_batched_by_legacy_vmap = _find("_C._functorch.is_legacy_batchedtensor")
 _FakeTensor = _find("_subclasses.FakeTensor")
@@ -30,6 +31,7 @@ _indices, _values = _find("Tensor._indices"), _find("Tensor._values")
 KNOWN = hasattr(forward_ad, "_current_level") and None not in (
     _functorch_is_active,
     _dispatch_modes,
+    _is_tracing,
     _is_batched,
     _is_batched_by_legacy_vmap,
     _FakeTensor,
@@ -38,10 +40,16 @@ KNOWN = hasattr(forward_ad, "_current_level") and None not in (
 
 
 def is_transformed() -> bool:
-    """True if vmap, another transform of ``torch.func``, or forward mode is active, or may be. Dynamo traces this."""
-    if not KNOWN:
-        return True
-    return bool(_functorch_is_active()) or forward_ad._current_level >= 0
+    """True if vmap, another transform of ``torch.func``, forward mode or torch.jit.trace is active, or may be.
+
+    Dynamo traces this.
+    """
+    return not KNOWN or bool(_functorch_is_active() or forward_ad._current_level >= 0 or _is_tracing())
+
+
+def is_traced() -> bool:
+    """True in torch.jit.trace, or maybe, where a value that is read becomes a constant."""
+    return _is_tracing is None or bool(_is_tracing())
 
 
 def is_recorded() -> bool:
@@ -60,7 +68,7 @@ def is_batched(tensor: Tensor) -> bool:
 
 
 def sparse_entries(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices and values of a COO matrix as they are stored, because ``coalesce`` makes 2 of a label that is there twice."""
+    """Indices and values of a COO matrix as they are stored: ``coalesce`` makes 2 of a label that is there twice."""
     if _indices is not None and _values is not None:
         return _indices(matrix), _values(matrix)
     matrix = matrix.coalesce()

@@ -21,8 +21,8 @@ from test_options import truth
 from tolerances import grad_error, value_error
 from triton.runtime import interpreter
 
-from zlpr_torch import _triton, zlpr_loss
-from zlpr_torch._layout import Options
+from zlpr_core._options import Options
+from zlpr_torch import _cuda, zlpr_loss
 
 RNG = np.random.default_rng(3090)
 NOT_THE_KERNELS = {"test_axis", "test_no_batch_axis", "test_ten_thousand_classes_on_a_strided_axis"}  # but the caller's
@@ -30,8 +30,8 @@ WITHOUT_TRITON = """
 import sys
 sys.modules["triton"] = None
 import zlpr_torch
-from zlpr_torch import _triton, zlpr_loss
-assert not _triton.available()
+from zlpr_torch import _cuda, zlpr_loss
+assert not _cuda.available()
 """
 _cut, _exact_exp = interpreter._convert_float, interpreter.InterpreterBuilder.create_exp
 
@@ -58,19 +58,19 @@ def _interpreter_like_a_gpu(monkeypatch):
 
 def forward(logits, targets, options=Options()):  # noqa: B008 - a tuple
     with np.errstate(all="ignore"):  # the interpreter is NumPy, which warns where a GPU does not
-        return _triton.forward(logits, targets, options)
+        return _cuda.losses_of_rows(logits, targets, options)
 
 
 def backward(*arguments):
     with np.errstate(all="ignore"):
-        return _triton.backward(*arguments)
+        return _cuda.gradient_of_rows(*arguments)
 
 
 class Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, targets, options):
-        losses, stats = forward(logits, targets, options)
-        ctx.arguments = logits, targets, options, stats
+        losses, residuals = forward(logits, targets, options)
+        ctx.arguments = logits, targets, options, residuals
         return losses
 
     @staticmethod
@@ -207,8 +207,8 @@ def every(change, arguments):
 
 
 def both(arguments, upstream):
-    losses, stats = forward(*arguments)
-    return losses, backward(*arguments, stats, upstream)
+    losses, residuals = forward(*arguments)
+    return losses, backward(*arguments, residuals, upstream)
 
 
 def transposed(x):
@@ -286,10 +286,10 @@ def test_every_cell_of_every_output_is_written(monkeypatch, classes):
     empty = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: empty(*args, **kwargs).fill_(torch.nan))
     arguments = problem(classes=classes)
-    losses, stats = forward(*arguments)
-    grad = backward(*arguments, stats, torch.ones(5))
-    assert all(x.isfinite().all() for x in (losses, stats, grad))
-    assert [tuple(x.shape) for x in (losses, stats, grad)] == [(5,), (5, 4), (5, classes)]
+    losses, residuals = forward(*arguments)
+    grad = backward(*arguments, residuals, torch.ones(5))
+    assert all(x.isfinite().all() for x in (losses, residuals, grad))
+    assert [tuple(x.shape) for x in (losses, residuals, grad)] == [(5,), (5, 4), (5, classes)]
 
 
 def test_inputs_are_not_modified():
@@ -308,11 +308,11 @@ def test_a_spoiled_half_spoils_the_gradient_of_both():
 
 
 def test_a_triton_without_tuples_is_left_alone(monkeypatch):
-    assert _triton.available()
+    assert _cuda.available()
     monkeypatch.setattr(triton, "__version__", "3.2.0+git0")
-    assert not _triton.available()
+    assert not _cuda.available()
     monkeypatch.setattr(triton, "__version__", "3.10.0")
-    assert _triton.available()
+    assert _cuda.available()
 
 
 def test_without_triton():
