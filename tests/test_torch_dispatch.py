@@ -66,6 +66,7 @@ def arguments(options, dim=(1,), reduction="mean"):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # PyTorch's own
 def test_ops_keep_the_rules_of_pytorch(target, options, reduction):
     for dtype in (torch.float32, torch.bfloat16):
         call = (leaf(LOGITS.to(dtype)), target, *arguments(options, reduction=reduction))
@@ -78,6 +79,7 @@ def test_ops_keep_the_rules_of_pytorch(target, options, reduction):
 
 
 @pytest.mark.parametrize("dim", [(0,), (0, 2), (1, 2), (2, 1)])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_ops_return_the_strides_that_they_promise(dim):
     x, target = torch.randn(4, 3, 5), torch.rand(4, 3, 5)
     call = (leaf(x.bfloat16()), target, None, None, None, None, list(dim), "mean")
