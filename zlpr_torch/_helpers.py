@@ -13,7 +13,7 @@ from ._namespace import Option, readable_option, xp
 Arrays: TypeAlias = Option
 
 
-def predict(input: Arrays, *, threshold: Option = None, at_least_one: bool = False, dim: Axis = -1) -> Tensor:
+def predict(input: Arrays, *, threshold: Option = 0.0, at_least_one: bool = False, dim: Axis = -1) -> Tensor:
     r"""Label set: class i belongs to it iff :math:`s_i > \theta`.
 
     Args:

@@ -28,8 +28,8 @@ def zlpr_loss(
     mask: Option = None,
     weight: Option = None,
     pos_weight: Option = None,
-    threshold: Option = None,
-    label_smoothing: float | None = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
     reduction: Reduction = "mean",
     impl: Implementation = "auto",
@@ -84,7 +84,7 @@ def zlpr_loss(
     check_tensors(input=input, target=target)
     check_reduction(reduction)
     check_implementation(impl)
-    if label_smoothing is not None or ignore_index is not None or mask is not None:
+    if label_smoothing or ignore_index is not None or mask is not None:
         target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
     check_pair(input, target, xp=xp)
     axes = class_axes(input, dim, xp=xp)
@@ -100,8 +100,8 @@ def sparse_zlpr_loss(
     mask: Option = None,
     weight: Option = None,
     pos_weight: Option = None,
-    threshold: Option = None,
-    label_smoothing: float | None = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
     pad: int = -1,
     reduction: Reduction = "mean",
     impl: Implementation = "auto",
@@ -199,8 +199,8 @@ def rdrop_zlpr_loss(
     mask: Option = None,
     weight: Option = None,
     pos_weight: Option = None,
-    threshold: Option = None,
-    label_smoothing: float | None = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -249,8 +249,8 @@ def zlpr_terms(
     mask: Option = None,
     weight: Option = None,
     pos_weight: Option = None,
-    threshold: Option = None,
-    label_smoothing: float | None = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""The two halves of ZLPR for each example: what the positives cost and what the negatives cost.

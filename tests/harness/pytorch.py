@@ -29,7 +29,8 @@ class Torch(Backend):
         return getattr(zlpr_torch, ADAPTED.get(name, name))(*arrays, **_dialect(options), **reduction, **impl)
 
     def helper(self, name):
-        return getattr(zlpr_torch, name)
+        function = getattr(zlpr_torch, name)
+        return lambda *arrays, **options: function(*arrays, **_dialect(options))
 
     def gradient(self, function, x):
         x = x.detach().clone().requires_grad_()
