@@ -19,19 +19,26 @@ from ._reduction import Reduction
 
 
 class KernelLoss(torch.autograd.Function):
-    """Reduced ZLPR with the derivative in ``input``; the last four arguments are those of Options."""
+    """Reduced ZLPR with the derivative in ``input``."""
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: ModuleType, axes: Shape, reduction: Reduction, input: Tensor, target: Tensor, *options: Any
+        ctx: Any,
+        kernel: ModuleType,
+        axes: Shape,
+        reduction: Reduction,
+        options: Options,
+        input: Tensor,
+        target: Tensor,
     ) -> Tensor:
-        given = Options._make(options)
         loss: Tensor
-        loss, ctx.residuals = kernel.forward(input, target, given, axes, reduction, with_gradient=True)
+        loss, ctx.residuals = kernel.forward(input, target, options, axes, reduction, with_gradient=True)
         ctx.call = kernel, axes, reduction
         # Tensors are saved, and not kept on ctx, so that autograd notices if one is changed before backward.
-        ctx.numbers = None if given.are_default else [None if isinstance(x, Tensor) else x for x in given]
-        tensors = [] if given.are_default else [x if isinstance(x, Tensor) else None for x in given]
+        ctx.numbers, tensors = None, []
+        if not options.are_default:
+            ctx.numbers = [None if isinstance(x, Tensor) else x for x in options]
+            tensors = [x if isinstance(x, Tensor) else None for x in options]
         ctx.save_for_backward(input, target, *tensors)
         return loss
 
@@ -50,7 +57,7 @@ class KernelLoss(torch.autograd.Function):
             # A second backward finds no residuals and recomputes: this one may write over them.
             residuals, ctx.residuals = ctx.residuals, None
             gradient = kernel.backward(upstream, residuals, input, target, options, axes, reduction, overwrite=True)
-        return None, None, None, gradient, None, None, None, None, None
+        return None, None, None, None, gradient, None
 
 
 _DEFAULT = Options()

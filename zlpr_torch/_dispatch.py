@@ -36,7 +36,7 @@ def loss(
             return _ops.loss(input, target, options, axes, reduction, with_gradient)
     elif kernel is not None:
         if with_gradient:
-            return KernelLoss.apply(kernel, axes, reduction, input, target, *options)  # type: ignore[no-any-return, no-untyped-call]
+            return KernelLoss.apply(kernel, axes, reduction, options, input, target)  # type: ignore[no-any-return, no-untyped-call]
         return kernel.forward(input, target, options, axes, reduction, with_gradient=False)[0]  # type: ignore[no-any-return]
     return plain_loss(input, target, options, axes, reduction)
 
