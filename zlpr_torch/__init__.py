@@ -1,17 +1,18 @@
 """ZLPR for PyTorch: ``ZLPRLoss()`` where ``BCEWithLogitsLoss()`` stood."""
 
-import zlpr_core
-from zlpr_core import check_targets, predict, probabilities, smooth_labels, zlpr_entropy
-from zlpr_core._namespace import bound
-
-from ._classes import RDropZLPRLoss, SparseZLPRLoss, ZLPRKLDivLoss, ZLPRLoss
 from ._divergences import kl_divergence, symmetric_kl_divergence, zlpr_divergence
+from ._helpers import (
+    check_targets,
+    index_to_span,
+    multi_hot,
+    predict,
+    probabilities,
+    smooth_labels,
+    span_to_index,
+    zlpr_entropy,
+)
 from ._losses import rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss, zlpr_terms
-from ._namespace import xp
-
-index_to_span = bound(zlpr_core.index_to_span, xp)
-multi_hot = bound(zlpr_core.multi_hot, xp)
-span_to_index = bound(zlpr_core.span_to_index, xp)
+from ._modules import RDropZLPRLoss, SparseZLPRLoss, ZLPRKLDivLoss, ZLPRLoss
 
 __all__ = [
     "RDropZLPRLoss",

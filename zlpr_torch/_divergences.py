@@ -3,11 +3,12 @@
 from torch import Tensor
 
 import zlpr_core
+from zlpr_core._checks import class_axes
 from zlpr_core._typing import Axis
 
-from ._fused import Reduction, check_reduction, reduce
 from ._losses import check_tensors
-from ._namespace import xp
+from ._namespace import Option, read_options, xp
+from ._reduction import Reduction, check_reduction, labelled_examples, reduce
 
 
 def kl_divergence(
@@ -15,7 +16,7 @@ def kl_divergence(
     q_logits: Tensor,
     *,
     dim: Axis = -1,
-    mask: Tensor | None = None,
+    mask: Option = None,
     scale: float = 1.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -33,7 +34,8 @@ def kl_divergence(
         mask: bool, broadcastable to ``p_logits``. False takes the cell out of value and gradient, whatever it holds.
         scale: :math:`c`, positive. 1 reads logits as the author of the loss published it; 2 agrees with soft ZLPR,
             which fits :math:`\sigma(2s)`. The same difference costs up to four times as much with 2.
-        reduction: ``"mean"`` over the examples (never over the classes), ``"sum"`` or ``"none"``.
+        reduction: ``"mean"`` over the examples that keep at least one cell (never over the classes; 0 if none keeps
+            any), ``"sum"`` or ``"none"``.
 
     Shape:
         - p_logits and q_logits: :math:`(*, C)`
@@ -48,9 +50,9 @@ def kl_divergence(
         >>> kl_divergence(torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]]))
         tensor(0.1181)
     """
-    check_reduction(reduction)
-    check_tensors(p_logits=p_logits, q_logits=q_logits)
-    return reduce(zlpr_core.kl_divergence(p_logits, q_logits, axis=dim, where=mask, scale=scale, xp=xp), reduction)
+    mask = _checked(p_logits, q_logits, mask, reduction)
+    divergence = zlpr_core.kl_divergence(p_logits, q_logits, axis=dim, where=mask, scale=scale, xp=xp)
+    return _reduced(divergence, p_logits, dim, mask, reduction)
 
 
 def symmetric_kl_divergence(
@@ -58,7 +60,7 @@ def symmetric_kl_divergence(
     q_logits: Tensor,
     *,
     dim: Axis = -1,
-    mask: Tensor | None = None,
+    mask: Option = None,
     scale: float = 1.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -75,10 +77,9 @@ def symmetric_kl_divergence(
         >>> symmetric_kl_divergence(torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]]))
         tensor(0.2385)
     """
-    check_reduction(reduction)
-    check_tensors(p_logits=p_logits, q_logits=q_logits)
+    mask = _checked(p_logits, q_logits, mask, reduction)
     divergence = zlpr_core.symmetric_kl_divergence(p_logits, q_logits, axis=dim, where=mask, scale=scale, xp=xp)
-    return reduce(divergence, reduction)
+    return _reduced(divergence, p_logits, dim, mask, reduction)
 
 
 def zlpr_divergence(
@@ -86,7 +87,7 @@ def zlpr_divergence(
     q_logits: Tensor,
     *,
     dim: Axis = -1,
-    mask: Tensor | None = None,
+    mask: Option = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
     r"""The divergence that soft ZLPR itself induces: its regret when ``p_logits`` are right and ``q_logits`` are said.
@@ -104,6 +105,18 @@ def zlpr_divergence(
         >>> zlpr_divergence(torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]]))
         tensor(0.1843)
     """
+    mask = _checked(p_logits, q_logits, mask, reduction)
+    divergence = zlpr_core.zlpr_divergence(p_logits, q_logits, axis=dim, where=mask, xp=xp)
+    return _reduced(divergence, p_logits, dim, mask, reduction)
+
+
+def _checked(p_logits: Tensor, q_logits: Tensor, mask: Option, reduction: Reduction) -> Tensor | None:
+    """``mask`` as a tensor; the core checks the rest."""
     check_reduction(reduction)
     check_tensors(p_logits=p_logits, q_logits=q_logits)
-    return reduce(zlpr_core.zlpr_divergence(p_logits, q_logits, axis=dim, where=mask, xp=xp), reduction)
+    where: Tensor | None = read_options(p_logits, mask, None, None, None).where
+    return where
+
+
+def _reduced(divergence: Tensor, p_logits: Tensor, dim: Axis, mask: Tensor | None, reduction: Reduction) -> Tensor:
+    return reduce(divergence, reduction, labelled_examples(mask, p_logits.shape, class_axes(p_logits, dim, xp=xp)))

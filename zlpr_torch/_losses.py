@@ -1,24 +1,23 @@
-"""ZLPR as PyTorch functions: ``(input, target)``, ``dim``, ``mask`` and ``reduction``.
-
-The derivative is autograd's own of the core's formula, which gives both modes, any order, ``torch.func`` and
-``torch.compile`` at once; plain training has faster ways to the same numbers, in ``_fused``.
-"""
+"""ZLPR as PyTorch functions: ``(input, target)``, ``dim``, ``mask`` and ``reduction``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import zlpr_core
-from zlpr_core._checks import check_options
+from zlpr_core._checks import check_pair, class_axes
 from zlpr_core._indices import check_matrix, indicated
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
-from ._fused import Implementation, Reduction, check_reduction, loss, planned, reduce
-from ._namespace import xp
-from ._rows import Options
+from . import _dispatch
+from ._dispatch import Implementation, check_implementation
+from ._namespace import Option, read_options, readable_option, xp
+from ._reduction import Reduction, check_reduction, labelled_examples, reduce
+from ._torch_internals import sparse_entries
 
 
 def zlpr_loss(
@@ -26,11 +25,11 @@ def zlpr_loss(
     target: Tensor,
     *,
     dim: Axis = -1,
-    mask: Tensor | None = None,
-    weight: Tensor | float | None = None,
-    pos_weight: Tensor | float | None = None,
-    threshold: Tensor | float = 0.0,
-    label_smoothing: float = 0.0,
+    mask: Option = None,
+    weight: Option = None,
+    pos_weight: Option = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
     reduction: Reduction = "mean",
     impl: Implementation = "auto",
@@ -52,18 +51,18 @@ def zlpr_loss(
         dim: the class dimension or dimensions; they are summed away.
         mask: bool, broadcastable to ``input``. False takes the cell out of value and gradient, whatever it holds.
         weight: non-negative weights of the classes (or cells), broadcastable to ``input``, inside the logarithms.
-            A negative or NaN weight makes the loss NaN.
+            A negative, infinite or NaN weight makes the loss NaN. This and the next two are numbers, tensors, lists or
+            NumPy arrays; tensors may require a gradient.
         pos_weight: the same, for positives only.
-        threshold: :math:`\theta`, the logit above which a label is predicted (TLPR): a number or a tensor that
-            broadcasts to ``input`` and may require a gradient.
+        threshold: :math:`\theta`, the logit above which a label is predicted (TLPR), broadcastable to ``input``.
         label_smoothing: strength in [0, 1] of symmetric smoothing; see :func:`smooth_labels` for what it costs when
             there are many classes.
-        ignore_index: cells whose target equals this are masked.
-        reduction: ``"mean"`` over the examples (never over the classes), ``"sum"`` or ``"none"``.
+        ignore_index: cells whose target equals this are masked; NaN is a legal value.
+        reduction: ``"mean"`` over the examples that keep at least one cell (never over the classes; 0 if none keeps
+            any), ``"sum"`` or ``"none"``.
         impl: ``"auto"`` takes the fastest: ``"blocked"`` on a CPU, ``"triton"`` on a GPU that has Triton, and else
-            ``"plain"``, which transformed code, forward mode, second order and gradients in anything but ``input`` use
-            whatever is said here. Compiled code has ways of its own, of which ``"plain"`` takes the plain one. All
-            agree.
+            ``"plain"``. Transforms, forward mode, second order and gradients in anything but ``input`` always use
+            ``"plain"``. In compiled code ``"blocked"`` and ``"triton"`` are ``"auto"``. All agree to rounding.
 
     Shape:
         - input and target: :math:`(*, C)`
@@ -82,17 +81,15 @@ def zlpr_loss(
         >>> loss.item(), input.grad
         (0.9889..., tensor([[-0.1192,  0.1554,  0.4223]]))
     """
-    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
-        check_tensors(input=input, target=target)
-    if label_smoothing != 0 or ignore_index is not None or mask is not None:
-        target, mask = prepare_targets(
-            target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-        )
-    plan = planned(input, target, dim, reduction, impl)
-    options = Options(mask, weight, pos_weight, threshold)
-    if not options.absent():
-        check_options(input, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp)
-    return loss(plan, input, target, options)
+    check_tensors(input=input, target=target)
+    check_reduction(reduction)
+    check_implementation(impl)
+    if label_smoothing or ignore_index is not None or mask is not None:
+        target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
+    check_pair(input, target, xp=xp)
+    axes = class_axes(input, dim, xp=xp)
+    options = read_options(input, mask, weight, pos_weight, threshold)
+    return _dispatch.loss(input, target, options, axes, reduction, impl)
 
 
 def sparse_zlpr_loss(
@@ -100,11 +97,11 @@ def sparse_zlpr_loss(
     indices: Tensor | Sequence[Tensor],
     *,
     dim: Axis = -1,
-    mask: Tensor | None = None,
-    weight: Tensor | float | None = None,
-    pos_weight: Tensor | float | None = None,
-    threshold: Tensor | float = 0.0,
-    label_smoothing: float = 0.0,
+    mask: Option = None,
+    weight: Option = None,
+    pos_weight: Option = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
     pad: int = -1,
     reduction: Reduction = "mean",
     impl: Implementation = "auto",
@@ -163,9 +160,10 @@ def sparse_zlpr_loss(
     )
 
 
-def _targets(indices: Tensor | Sequence[Tensor], input: Tensor, dim: Axis, pad: int) -> Tensor:
+def _targets(indices: Any, input: Tensor, dim: Axis, pad: int) -> Tensor:
+    """The dense targets that class ids of any form stand for."""
     if isinstance(indices, Tensor) and indices.layout != torch.strided:
-        return _of_matrix(indices, input, dim)
+        return _from_matrix(indices, input, dim)
     if isinstance(indices, (list, tuple)) and indices and isinstance(indices[0], Tensor):
         rows = [_id_row(row) for row in indices]
         indices = pad_sequence(rows, batch_first=True, padding_value=pad).to(input.device)
@@ -174,7 +172,7 @@ def _targets(indices: Tensor | Sequence[Tensor], input: Tensor, dim: Axis, pad: 
 
 
 def _id_row(row: Tensor) -> Tensor:
-    """In int64, because padding makes all rows the dtype of the first."""
+    """As int64: ``pad_sequence`` would give all rows the dtype of the first."""
     check_tensors(indices=row)
     if row.dim() != 1 or (row.numel() and not xp.isdtype(row.dtype, "integral")):
         msg = f"`indices` as a list must hold 1-D integer tensors. Received: {row.dim()}-D, {row.dtype}."
@@ -182,13 +180,11 @@ def _id_row(row: Tensor) -> Tensor:
     return row.long()
 
 
-def _of_matrix(matrix: Tensor, input: Tensor, dim: Axis) -> Tensor:
-    """int8, with 2 where an entry is neither 0 nor 1, which makes the loss NaN."""
+def _from_matrix(matrix: Tensor, input: Tensor, dim: Axis) -> Tensor:
+    """int8 targets from a sparse matrix, with 2 where an entry is neither 0 nor 1, which makes the loss NaN."""
     check_matrix(matrix, input, dim, xp=xp)
-    entries = matrix.to_sparse_coo()  # type: ignore[no-untyped-call]
-    values = entries._values()  # not coalesced: duplicates would add up to 2
+    (rows, columns), values = sparse_entries(matrix.to_sparse_coo())  # type: ignore[no-untyped-call]
     kinds = torch.where((values == 0) | (values == 1), values, 2).to(torch.int8)
-    rows, columns = entries._indices()
     return torch.zeros(input.shape, dtype=torch.int8, device=kinds.device).index_put((rows, columns), kinds)
 
 
@@ -200,11 +196,11 @@ def rdrop_zlpr_loss(
     alpha: float = 4.0,
     scale: float = 1.0,
     dim: Axis = -1,
-    mask: Tensor | None = None,
-    weight: Tensor | float | None = None,
-    pos_weight: Tensor | float | None = None,
-    threshold: Tensor | float = 0.0,
-    label_smoothing: float = 0.0,
+    mask: Option = None,
+    weight: Option = None,
+    pos_weight: Option = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
     reduction: Reduction = "mean",
 ) -> Tensor:
@@ -237,23 +233,12 @@ def rdrop_zlpr_loss(
     """
     check_reduction(reduction)
     check_tensors(input1=input1, input2=input2, target=target)
-    target, mask = prepare_targets(
-        target, mask, input1, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-    )
+    target, mask = _prepared(target, mask, input1, label_smoothing, ignore_index)
+    options = read_options(input1, mask, weight, pos_weight, threshold)
     losses = zlpr_core.rdrop_zlpr(
-        input1,
-        input2,
-        target,
-        alpha=alpha,
-        scale=scale,
-        axis=dim,
-        where=mask,
-        weight=weight,
-        pos_weight=pos_weight,
-        threshold=threshold,
-        xp=xp,
+        input1, input2, target, alpha=alpha, scale=scale, axis=dim, **options._asdict(), xp=xp
     )
-    return reduce(losses, reduction)
+    return reduce(losses, reduction, labelled_examples(options.where, input1.shape, class_axes(input1, dim, xp=xp)))
 
 
 def zlpr_terms(
@@ -261,11 +246,11 @@ def zlpr_terms(
     target: Tensor,
     *,
     dim: Axis = -1,
-    mask: Tensor | None = None,
-    weight: Tensor | float | None = None,
-    pos_weight: Tensor | float | None = None,
-    threshold: Tensor | float = 0.0,
-    label_smoothing: float = 0.0,
+    mask: Option = None,
+    weight: Option = None,
+    pos_weight: Option = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""The two halves of ZLPR for each example: what the positives cost and what the negatives cost.
@@ -284,16 +269,22 @@ def zlpr_terms(
         (tensor([0.1269]), tensor([0.8620]))
     """
     check_tensors(input=input, target=target)
-    target, mask = prepare_targets(
-        target, mask, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-    )
-    return zlpr_core.zlpr_terms(
-        input, target, axis=dim, where=mask, weight=weight, pos_weight=pos_weight, threshold=threshold, xp=xp
-    )
+    target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
+    options = read_options(input, mask, weight, pos_weight, threshold)
+    return zlpr_core.zlpr_terms(input, target, axis=dim, **options._asdict(), xp=xp)
 
 
 def check_tensors(**arguments: object) -> None:
+    """Raise unless all are tensors."""
     for argument, value in arguments.items():
         if not isinstance(value, Tensor):
             msg = f"`{argument}` must be a torch.Tensor. Received: {type(value).__name__}. Wrap it in torch.as_tensor."
             raise TypeError(msg)
+
+
+def _prepared(
+    target: Tensor, mask: Option, input: Tensor, label_smoothing: float | None, ignore_index: float | None
+) -> tuple[Tensor, Tensor | None]:
+    """``(target, mask)`` with ``label_smoothing`` and ``ignore_index`` worked in."""
+    where = readable_option(mask)
+    return prepare_targets(target, where, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp)

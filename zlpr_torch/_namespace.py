@@ -1,35 +1,63 @@
-"""PyTorch spelled as ``zlpr_core.Namespace``."""
+"""PyTorch spelled as ``zlpr_core``'s Namespace."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import array_api_compat.torch
 import torch
 
 from zlpr_core._namespace import namespace_from
+from zlpr_core._options import Options
 
-_WHOLE = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
+from ._torch_internals import is_traced
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Option: TypeAlias = "torch.Tensor | ArrayLike | None"
+"""A tensor, or what ``torch.as_tensor`` makes one of: a number, a list, a NumPy array."""
+
+_INTEGERS = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
+_FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _KINDS = {
     "bool": {torch.bool},
-    "unsigned integer": {dtype for dtype in _WHOLE if not dtype.is_signed},
-    "integral": _WHOLE,
-    "real floating": {torch.float16, torch.bfloat16, torch.float32, torch.float64},
+    "unsigned integer": {dtype for dtype in _INTEGERS if not dtype.is_signed},
+    "integral": _INTEGERS,
+    "real floating": _FLOATING,
 }
 
 
+def readable_option(option: Any) -> Any:
+    """A tensor of a NumPy array or number while compiling: Dynamo makes one but cannot read its dtype (torch 2.13)."""
+    if not torch.compiler.is_compiling() or option is None or isinstance(option, _TRACEABLE):
+        return option
+    return torch.as_tensor(option)
+
+
+_TRACEABLE = (torch.Tensor, bool, int, float, list, tuple)
+
+
+def read_options(input: torch.Tensor, mask: Any, weight: Any, pos_weight: Any, threshold: Any) -> Options:
+    """The options that a user passed, checked and converted."""
+    given = mask, weight, pos_weight, threshold
+    if torch.compiler.is_compiling():
+        return Options.of(input, *[readable_option(option) for option in given], xp=xp)
+    return Options.of(input, *given, xp=xp)
+
+
 def _isdtype(dtype: torch.dtype, kind: Any, /) -> bool:
-    """As the standard has it; a look in a table, because every call of a loss asks a dozen times."""
+    """As in the standard, by a table: every call of a loss asks a dozen times, and array_api_compat takes longer."""
     if isinstance(kind, tuple):
-        return any(_isdtype(dtype, one) for one in kind)
+        return any([_isdtype(dtype, one) for one in kind])  # noqa: C419 - see _dispatch
     return dtype in _KINDS[kind] if isinstance(kind, str) else dtype == kind
 
 
 def _floor(x: torch.Tensor) -> torch.Tensor:
-    """Detached, because autograd would walk a derivative of zeros back to the logits."""
+    """Detached, because autograd would walk its derivative of zeros back to the logits."""
     return torch.floor(x.detach())
 
 
 def _sum(x: torch.Tensor, /, *, axis: tuple[int, ...], keepdims: bool) -> torch.Tensor:
-    # compiled for a CPU, a row is added lane by lane: 10 000 equal float32 terms are off by 1.4e-6
+    # In float64 because Inductor for a CPU adds a row up lane by lane: 10 000 equal float32 terms are off by 1.4e-6.
     wide = torch.float64 if x.is_cpu and torch.compiler.is_compiling() else x.dtype
     return torch.sum(x, dim=axis, keepdim=keepdims, dtype=wide).to(x.dtype)
 
@@ -39,6 +67,17 @@ def _mark(ids: torch.Tensor, classes: int, /) -> torch.Tensor:
     return hot.scatter(-1, ids.long(), True)[..., :classes]
 
 
+def readable(x: torch.Tensor, /) -> bool:
+    """By trying on an empty part: vmap, FakeTensorMode and ``make_fx`` refuse to give a value by a RuntimeError."""
+    if torch.compiler.is_compiling() or is_traced() or not x.is_cpu:
+        return False
+    try:
+        bool(x.reshape(-1)[:0].any())
+    except RuntimeError:
+        return False
+    return True
+
+
 xp = namespace_from(
     array_api_compat.torch,
     isdtype=_isdtype,
@@ -46,7 +85,8 @@ xp = namespace_from(
     floor=_floor,
     mark=_mark,
     stop_gradient=torch.Tensor.detach,
-    compiling=torch.compiler.is_compiling,  # where a look at values would break the graph
+    device=lambda x: x.device,
+    readable=readable,
     dialect={
         "logits": "input",
         "targets": "target",

@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.profiler import ProfilerActivity, profile
 
-from zlpr_torch import ZLPRLoss, _blocked, zlpr_loss
+from zlpr_torch import ZLPRLoss, _cpu, zlpr_loss
 
 torch.manual_seed(0)
 INF, NAN = float("inf"), float("nan")
@@ -53,7 +53,7 @@ def assert_same(got, expected, **tolerance):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_blocks_agree_with_plain_composition(monkeypatch, target, options, reduction):
-    monkeypatch.setattr(_blocked, "CELLS", 7 * 16)  # two blocks and a half
+    monkeypatch.setattr(_cpu, "CELLS", 7 * 16)  # two blocks and a half
     plain, blocked = (
         value_and_gradient(LOGITS, target, **options, reduction=reduction, impl=impl) for impl in ("plain", "blocked")
     )
@@ -117,7 +117,7 @@ def no_core(monkeypatch):
     def fail(*_):
         raise AssertionError
 
-    monkeypatch.setattr(_blocked, "_by_core", fail)
+    monkeypatch.setattr(_cpu, "_by_core", fail)
 
 
 EXTREMES = {
@@ -183,7 +183,7 @@ def test_a_call_like_one_before_is_checked_all_the_same():
     zlpr_loss(LOGITS, HARD, dim=1)
     zlpr_loss(LOGITS, HARD, dim=(1,))
     errors = [({"dim": True}, TypeError), ({"dim": (1.0,)}, TypeError), ({"dim": 2}, ValueError)]
-    errors += [({"reduction": ["mean"]}, ValueError), ({"threshold": np.zeros(7)}, TypeError)]
+    errors += [({"reduction": ["mean"]}, ValueError), ({"threshold": np.zeros(6)}, ValueError)]
     for wrong, error in errors:
         with pytest.raises(error, match="Received"):
             zlpr_loss(LOGITS, HARD, **wrong)
@@ -225,7 +225,7 @@ LEAN = {
 
 @pytest.mark.parametrize(("target", "options"), LEAN.values(), ids=LEAN)
 def test_only_the_gradient_is_as_large_as_the_logits(monkeypatch, target, options):
-    monkeypatch.setattr(_blocked, "CELLS", 300)
+    monkeypatch.setattr(_cpu, "CELLS", 300)
     x = torch.randn(200, 300)
     x[5, 5] = -INF
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
@@ -264,7 +264,7 @@ def test_any_layout(shape, dim):
 
 
 def uses_a_kernel(loss):
-    return "Fused" in type(loss.grad_fn).__name__
+    return "KernelLoss" in type(loss.grad_fn).__name__
 
 
 def test_gives_way_where_more_looks_on():

@@ -1,10 +1,13 @@
 """The losses as modules: they equal the functions, travel, learn a threshold, and are checked when they are made."""
 
 import copy
+import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
+import torch._dynamo
 
 import zlpr_torch
 from zlpr_torch import RDropZLPRLoss, SparseZLPRLoss, ZLPRKLDivLoss, ZLPRLoss, sparse_zlpr_loss, zlpr_loss
@@ -43,6 +46,46 @@ def test_weights_are_buffers_that_travel():
     torch.testing.assert_close(module.half()(LOGITS, HARD), module(LOGITS, HARD))
 
 
+def test_a_tensor_assigned_later_is_a_buffer_too():
+    module = ZLPRLoss()
+    assert not module.state_dict()
+    module.pos_weight = torch.full((5,), 2.0)
+    assert list(module.state_dict()) == ["pos_weight"]
+    assert module.double().pos_weight.dtype == torch.float64
+    torch.testing.assert_close(module(LOGITS, HARD), zlpr_loss(LOGITS, HARD, pos_weight=2.0))
+    module.pos_weight = None
+    torch.testing.assert_close(module(LOGITS, HARD), zlpr_loss(LOGITS, HARD))
+    module.threshold = torch.nn.Parameter(torch.zeros(5))
+    assert [name for name, _ in module.named_parameters()] == ["threshold"]
+
+
+FORMS_OF_OPTIONS = {
+    "numbers": (np.float32(0.5), torch.tensor(0.5)),
+    "lists": ([0.5, 1, 2, 0, 0.25], torch.tensor([0.5, 1, 2, 0, 0.25]).double()),
+    "arrays": (np.linspace(0, 1, 5), torch.linspace(0, 1, 5, dtype=torch.float64)),
+    "None": (None, None),
+}
+
+
+@pytest.mark.parametrize(("form", "tensor"), FORMS_OF_OPTIONS.values(), ids=FORMS_OF_OPTIONS)
+@pytest.mark.parametrize("name", ["weight", "pos_weight", "threshold", "mask", "label_smoothing"])
+def test_forms_of_options(name, form, tensor):
+    """Whatever torch.as_tensor takes, and None for the default, in functions, modules and compiled code."""
+    if name == "mask":
+        form, tensor = (None, None) if form is None else ((np.asarray(form) > 0.4).tolist(), tensor > 0.4)
+        form = form if isinstance(form, list) or form is None else [form]
+    if name == "label_smoothing":
+        form, tensor = None, 0.0
+    torch._dynamo.reset()
+    given, expected = {name: form}, zlpr_loss(LOGITS, HARD, **{name: tensor})
+    torch.testing.assert_close(zlpr_loss(LOGITS, HARD, **given), expected)
+    torch.testing.assert_close(sparse_zlpr_loss(LOGITS, IDS, **given), expected)
+    if name != "mask":
+        torch.testing.assert_close(ZLPRLoss(**given)(LOGITS, HARD), expected)
+    compiled = torch.compile(lambda x: zlpr_loss(x, HARD, **given), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(LOGITS), expected)
+
+
 def test_a_parameter_threshold_is_learned():
     module = ZLPRLoss(threshold=torch.nn.Parameter(torch.zeros(5)))
     assert [name for name, _ in module.named_parameters()] == ["threshold"]
@@ -57,8 +100,15 @@ def test_a_number_as_weight_keeps_its_digits():
 
 
 def test_construction_checks():
-    with pytest.raises(ValueError, match=r"`weight` must be non-negative. Received: tensor\(\[ 1., -1.\]\)"):
+    with pytest.raises(ValueError, match=r"`weight` must be non-negative and finite. Received: tensor\(\[ 1., -1.\]\)"):
         ZLPRLoss(weight=torch.tensor([1.0, -1.0]))
+    for make in (ZLPRLoss, SparseZLPRLoss, RDropZLPRLoss):
+        with pytest.raises(ValueError, match=r"`pos_weight` must be non-negative and finite. Received: inf"):
+            make(pos_weight=math.inf)
+    with pytest.raises(
+        TypeError, match=r"`weight` must be a number, a tensor, or what torch.as_tensor takes. Received"
+    ):
+        ZLPRLoss(weight="heavy")
     with pytest.raises(ValueError, match=r"`label_smoothing` must be a number in \[0, 1\]. Received: -0.1"):
         ZLPRLoss(label_smoothing=-0.1)
 

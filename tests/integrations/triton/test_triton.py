@@ -14,16 +14,16 @@ from tolerances import grad_error, value_error
 from triton.runtime import interpreter
 from truth import dense
 
-from zlpr_torch import _triton, zlpr_loss
-from zlpr_torch._fused import Options
+from zlpr_core._options import Options
+from zlpr_torch import _cuda, zlpr_loss
 
 RNG = np.random.default_rng(3090)
 WITHOUT_TRITON = """
 import sys
 sys.modules["triton"] = None
 import zlpr_torch
-from zlpr_torch import _triton, zlpr_loss
-assert not _triton.available()
+from zlpr_torch import _cuda, zlpr_loss
+assert not _cuda.available()
 """
 KERNELS = Kernels()
 
@@ -109,8 +109,8 @@ def every(change, arguments):
 
 
 def both(arguments, upstream):
-    losses, stats = forward(*arguments)
-    return losses, backward(*arguments, stats, upstream)
+    losses, residuals = forward(*arguments)
+    return losses, backward(*arguments, residuals, upstream)
 
 
 def transposed(x):
@@ -188,10 +188,10 @@ def test_every_cell_of_every_output_is_written(monkeypatch, classes):
     empty = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: empty(*args, **kwargs).fill_(torch.nan))
     arguments = problem(classes=classes)
-    losses, stats = forward(*arguments)
-    grad = backward(*arguments, stats, torch.ones(5))
-    assert all(x.isfinite().all() for x in (losses, stats, grad))
-    assert [tuple(x.shape) for x in (losses, stats, grad)] == [(5,), (5, 4), (5, classes)]
+    losses, residuals = forward(*arguments)
+    grad = backward(*arguments, residuals, torch.ones(5))
+    assert all(x.isfinite().all() for x in (losses, residuals, grad))
+    assert [tuple(x.shape) for x in (losses, residuals, grad)] == [(5,), (5, 4), (5, classes)]
 
 
 def test_inputs_are_not_modified():
@@ -210,11 +210,11 @@ def test_a_spoiled_half_spoils_the_gradient_of_both():
 
 
 def test_a_triton_without_tuples_is_left_alone(monkeypatch):
-    assert _triton.available()
+    assert _cuda.available()
     monkeypatch.setattr(triton, "__version__", "3.2.0+git0")
-    assert not _triton.available()
+    assert not _cuda.available()
     monkeypatch.setattr(triton, "__version__", "3.10.0")
-    assert _triton.available()
+    assert _cuda.available()
 
 
 def test_without_triton():

@@ -21,7 +21,7 @@ def problems():
     """By name, what a caller hands over; nothing is computed from it."""
     import torch
 
-    from zlpr_torch._fused import Options
+    from zlpr_core._options import Options
 
     full, odd = (8, 8192), (8, 9605)
     mask, number, classes = torch.ones(odd, dtype=torch.bool), torch.ones(odd), torch.ones(odd[1]).expand(odd)
@@ -54,14 +54,14 @@ def report(target):
     """By problem and kernel, what came out of the compiler."""
     from triton.runtime import driver
 
-    from zlpr_torch import _triton
+    from zlpr_torch import _cuda
 
     driver.set_active(Elsewhere(target))
-    made = {name: caught(getattr(_triton, name)) for name in KERNELS}
+    made = {name: caught(getattr(_cuda, name)) for name in KERNELS}
     reports = {}
     for problem, arguments in problems().items():
-        losses, stats = _triton.forward(*arguments)
-        _triton.backward(*arguments, stats, losses)
+        losses, residuals = _cuda.losses_of_rows(*arguments)
+        _cuda.gradient_of_rows(*arguments, residuals, losses)
         reports[problem] = {name: described(kernels.pop()) for name, kernels in made.items()}
     return reports
 

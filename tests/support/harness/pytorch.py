@@ -43,6 +43,12 @@ class Torch(Backend):
         impl = {"impl": "auto"} if name in ("zlpr", "sparse_zlpr") else {}
         return super().own_options(name) | reduction | impl
 
+    def helper(self, name):
+        function = super().helper(name)
+        return lambda *arrays, **options: function(
+            *arrays, **{self.dialect.get(option, option): value for option, value in options.items()}
+        )
+
     def gradient(self, function, x):
         x = x.detach().clone().requires_grad_()
         return torch.autograd.grad(function(x), x)[0]

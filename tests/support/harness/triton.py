@@ -10,8 +10,8 @@ import torch
 from triton.runtime import interpreter
 
 from harness.pytorch import Torch
-from zlpr_torch import _triton
-from zlpr_torch._fused import Options
+from zlpr_core._options import Options
+from zlpr_torch import _cuda
 
 _cut, _exact_exp = interpreter._convert_float, interpreter.InterpreterBuilder.create_exp
 
@@ -37,19 +37,19 @@ interpreter.InterpreterBuilder.create_exp = _exp
 
 def forward(logits, targets, options=Options()):  # noqa: B008 - a tuple
     with np.errstate(all="ignore"):  # the interpreter is NumPy, which warns where a GPU does not
-        return _triton.forward(logits, targets, options)
+        return _cuda.losses_of_rows(logits, targets, options)
 
 
 def backward(*arguments):
     with np.errstate(all="ignore"):
-        return _triton.backward(*arguments)
+        return _cuda.gradient_of_rows(*arguments)
 
 
 class Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, targets, options):
-        losses, stats = forward(logits, targets, options)
-        ctx.arguments = logits, targets, options, stats
+        losses, residuals = forward(logits, targets, options)
+        ctx.arguments = logits, targets, options, residuals
         return losses
 
     @staticmethod

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from inspect import signature
+from math import inf
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,9 +12,11 @@ from torch import Tensor, nn
 from zlpr_core._checks import check_fraction, check_positive
 from zlpr_core._typing import Axis
 
+from ._dispatch import Implementation, check_implementation
 from ._divergences import kl_divergence, symmetric_kl_divergence
-from ._fused import Implementation, Reduction, check_implementation, check_reduction
 from ._losses import rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
+from ._namespace import Option, readable
+from ._reduction import Reduction, check_reduction
 
 
 class _Module(nn.Module):
@@ -22,9 +26,19 @@ class _Module(nn.Module):
         super().__init__()
         check_reduction(options["reduction"])
         check_implementation(options.get("impl", "auto"))
-        for name, value in options.items():
-            _hold(self, name, value)
         self._names = tuple(options)
+        for name, value in options.items():
+            setattr(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A tensor becomes a buffer, assigned later too: it moves with the module and is saved with it."""
+        is_tensor = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+        if not is_tensor or name in self._buffers or name in self._parameters:
+            super().__setattr__(name, value)
+            return
+        if name in vars(self):
+            delattr(self, name)
+        self.register_buffer(name, value)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
@@ -44,9 +58,12 @@ class _Loss(_Module):
     """A loss with weights and smoothing, which are checked at once."""
 
     def __init__(self, **options: Any) -> None:
+        for name in ("weight", "pos_weight", "threshold"):
+            options[name] = _as_option(name, options[name])
         super().__init__(**options)
-        check_fraction("label_smoothing", options["label_smoothing"])
-        _check_non_negative(weight=options["weight"], pos_weight=options["pos_weight"])
+        check_fraction("label_smoothing", options["label_smoothing"] or 0.0)
+        _check_weight("weight", options["weight"])
+        _check_weight("pos_weight", options["pos_weight"])
 
 
 class ZLPRLoss(_Loss):
@@ -56,14 +73,16 @@ class ZLPRLoss(_Loss):
         L(s, t) = \log\Bigl(1 + \sum_i t_i e^{-s_i}\Bigr) + \log\Bigl(1 + \sum_i (1 - t_i) e^{s_i}\Bigr)
 
     Args are the options of :func:`zlpr_loss` (``mask`` goes to the call). A ``weight``, ``pos_weight`` or ``threshold``
-    that is a tensor becomes a buffer: it moves with the module and is saved with it. An ``nn.Parameter`` is learned.
+    that is a tensor (or a list or a NumPy array) becomes a buffer: it moves with the module and is saved with it. An
+    ``nn.Parameter`` is learned.
 
     Shape:
         - input and target: :math:`(*, C)`
         - output: scalar, or :math:`(*)` with ``reduction="none"``
 
     Raises:
-        ValueError: an unknown ``reduction`` or ``impl``, a negative weight, a ``label_smoothing`` outside [0, 1].
+        ValueError: an unknown ``reduction`` or ``impl``, a negative or infinite weight, a ``label_smoothing`` outside
+            [0, 1].
 
     Example:
         >>> criterion = ZLPRLoss()
@@ -77,10 +96,10 @@ class ZLPRLoss(_Loss):
         self,
         *,
         dim: Axis = -1,
-        weight: Tensor | float | None = None,
-        pos_weight: Tensor | float | None = None,
-        threshold: Tensor | float = 0.0,
-        label_smoothing: float = 0.0,
+        weight: Option = None,
+        pos_weight: Option = None,
+        threshold: Option = 0.0,
+        label_smoothing: float | None = 0.0,
         ignore_index: float | None = None,
         reduction: Reduction = "mean",
         impl: Implementation = "auto",
@@ -96,7 +115,7 @@ class ZLPRLoss(_Loss):
             impl=impl,
         )
 
-    def forward(self, input: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, target: Tensor, *, mask: Option = None) -> Tensor:
         """The loss of ``input`` against ``target``; where ``mask`` is False the cell does not count."""
         return zlpr_loss(input, target, mask=mask, **self._options())
 
@@ -128,10 +147,10 @@ class SparseZLPRLoss(_Loss):
         self,
         *,
         dim: Axis = -1,
-        weight: Tensor | float | None = None,
-        pos_weight: Tensor | float | None = None,
-        threshold: Tensor | float = 0.0,
-        label_smoothing: float = 0.0,
+        weight: Option = None,
+        pos_weight: Option = None,
+        threshold: Option = 0.0,
+        label_smoothing: float | None = 0.0,
         pad: int = -1,
         reduction: Reduction = "mean",
         impl: Implementation = "auto",
@@ -147,7 +166,7 @@ class SparseZLPRLoss(_Loss):
             impl=impl,
         )
 
-    def forward(self, input: Tensor, indices: Tensor | Sequence[Tensor], *, mask: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, indices: Tensor | Sequence[Tensor], *, mask: Option = None) -> Tensor:
         """The loss of ``input`` when ``indices`` are its positives; where ``mask`` is False the cell does not count."""
         return sparse_zlpr_loss(input, indices, mask=mask, **self._options())
 
@@ -180,10 +199,10 @@ class RDropZLPRLoss(_Loss):
         alpha: float = 4.0,
         scale: float = 1.0,
         dim: Axis = -1,
-        weight: Tensor | float | None = None,
-        pos_weight: Tensor | float | None = None,
-        threshold: Tensor | float = 0.0,
-        label_smoothing: float = 0.0,
+        weight: Option = None,
+        pos_weight: Option = None,
+        threshold: Option = 0.0,
+        label_smoothing: float | None = 0.0,
         ignore_index: float | None = None,
         reduction: Reduction = "mean",
     ) -> None:
@@ -201,7 +220,7 @@ class RDropZLPRLoss(_Loss):
             reduction=reduction,
         )
 
-    def forward(self, input1: Tensor, input2: Tensor, target: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def forward(self, input1: Tensor, input2: Tensor, target: Tensor, *, mask: Option = None) -> Tensor:
         """The loss of both against ``target``, and their divergence."""
         return rdrop_zlpr_loss(input1, input2, target, mask=mask, **self._options())
 
@@ -236,25 +255,30 @@ class ZLPRKLDivLoss(_Module):
         check_positive("scale", scale)
         super().__init__(dim=dim, scale=scale, symmetric=symmetric, reduction=reduction)
 
-    def forward(self, p_logits: Tensor, q_logits: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def forward(self, p_logits: Tensor, q_logits: Tensor, *, mask: Option = None) -> Tensor:
         """The divergence of ``q_logits`` from ``p_logits``; where ``mask`` is False the cell does not count."""
         options = self._options()
         divergence = symmetric_kl_divergence if options.pop("symmetric") else kl_divergence
         return divergence(p_logits, q_logits, mask=mask, **options)
 
 
-def _hold(module: nn.Module, name: str, value: Any) -> None:
-    """A tensor moves and is saved with the module; a parameter is learned too."""
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        module.register_buffer(name, value)
-    else:
-        setattr(module, name, value)
+def _as_option(name: str, value: Any) -> Any:
+    """A tensor of a list or a NumPy array, so that it moves and is saved; numbers keep their digits."""
+    if value is None or isinstance(value, Tensor):
+        return value
+    if isinstance(value, Real):
+        return float(value)
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        msg = f"`{name}` must be a number, a tensor, or what torch.as_tensor takes. Received: {type(value).__name__}."
+        raise TypeError(msg) from error
 
 
-def _check_non_negative(**weights: Tensor | float | None) -> None:
-    for name, weight in weights.items():
-        if weight is None or (isinstance(weight, Tensor) and weight.is_meta):
-            continue
-        if not bool((torch.as_tensor(weight) >= 0).all()):
-            msg = f"`{name}` must be non-negative. Received: {weight}."
-            raise ValueError(msg)
+def _check_weight(name: str, weight: Tensor | float | None) -> None:
+    """Values are looked at where there are any: not while compiling, under vmap, of a meta or a fake tensor."""
+    if weight is None or (isinstance(weight, Tensor) and not readable(weight)):
+        return
+    if not bool(((torch.as_tensor(weight) >= 0) & (torch.as_tensor(weight) < inf)).all()):
+        msg = f"`{name}` must be non-negative and finite. Received: {weight}."
+        raise ValueError(msg)

@@ -1,0 +1,74 @@
+"""The kernels in eager code: one ``autograd.Function``.
+
+It calls what the graph ops of ``_ops`` call. Those would do here too, but an op with an autograd formula costs 65 us
+more than a Function when it runs eagerly (torch 2.13), which is as much as the loss of a small batch.
+"""
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zlpr_core._options import Options
+
+from . import _torch_internals
+from ._formula import differentiable_gradient, linear_gradient
+from ._layout import Shape
+from ._reduction import Reduction
+
+
+class KernelLoss(torch.autograd.Function):
+    """Reduced ZLPR with the derivative in ``input``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernel: ModuleType,
+        axes: Shape,
+        reduction: Reduction,
+        options: Options,
+        input: Tensor,
+        target: Tensor,
+    ) -> Tensor:
+        loss: Tensor
+        loss, ctx.residuals = kernel.forward(input, target, options, axes, reduction, with_gradient=True)
+        ctx.call = kernel, axes, reduction
+        # Tensors are saved, and not kept on ctx, so that autograd notices if one is changed before backward.
+        ctx.numbers, tensors = None, []
+        if not options.are_default:
+            ctx.numbers = [None if isinstance(x, Tensor) else x for x in options]
+            tensors = [x if isinstance(x, Tensor) else None for x in options]
+        ctx.save_for_backward(input, target, *tensors)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        kernel, axes, reduction = ctx.call
+        input, target, *tensors = ctx.saved_tensors
+        options = _DEFAULT
+        if ctx.numbers is not None:
+            options = Options._make([n if x is None else x for x, n in zip(tensors, ctx.numbers, strict=True)])
+        if torch.is_grad_enabled():
+            gradient = differentiable_gradient(upstream, input, target, options, axes, reduction)
+        elif _is_seen_through(upstream):
+            gradient = linear_gradient(upstream, input, target, options, axes, reduction)
+        else:
+            # A second backward finds no residuals and recomputes: this one may write over them.
+            residuals, ctx.residuals = ctx.residuals, None
+            gradient = kernel.backward(upstream, residuals, input, target, options, axes, reduction, overwrite=True)
+        return None, None, None, None, gradient, None
+
+
+_DEFAULT = Options()
+
+
+def _is_seen_through(upstream: Tensor) -> bool:
+    """True if vmap, forward mode or a tracing tool has come between forward and backward."""
+    return (
+        type(upstream) is not Tensor
+        or _torch_internals.is_transformed()
+        or _torch_internals.is_recorded()
+        or _torch_internals.is_batched(upstream)
+        or torch.compiler.is_compiling()
+    )

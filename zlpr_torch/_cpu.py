@@ -1,0 +1,333 @@
+"""ZLPR and its gradient on a CPU, a block of rows at a time.
+
+A block is so small that most passes find it in the cache, and nothing but the gradient is as large as the logits. Terms
+are summed without a shift, by arithmetic and one exponential a logit; a threshold becomes a factor beside the weights.
+That is exact for nearly every row. One that holds a NaN, or a sum near the end of the dtype's range, is computed a
+second time by ``_careful_terms``, which stands infinite logits and logits far on the right side, and if that was not
+enough by the core.
+
+``forward`` computes the gradient too, for the upstream gradient that it expects: that of ``loss.backward()``.
+"""
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import zlpr_core
+from zlpr_core._options import Options
+from zlpr_core._targets import read_targets
+
+from ._layout import Layout, Shape, layout_of, some_rows
+from ._namespace import xp
+from ._reduction import Reduction, labelled_examples, reduce
+
+CELLS = 2**20
+"""In a block: more of them leave the cache, fewer cost more calls than arithmetic."""
+
+WIDE = (torch.float32, torch.float64)
+"""The dtypes that compute; half precision is widened to float32 in the block."""
+
+LIMIT = {torch.float32: 2.0**96, torch.float64: 2.0**768}
+"""A row with a larger ``e^loss - 1`` is not exact: times a small upstream gradient, 1 / sum would be subnormal."""
+
+MOST_FACTOR = 2.0**26
+"""Beside a larger factor an exponential that counts could be subnormal, and lack digits."""
+
+
+def forward(
+    input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, *, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The reduced loss, and for ``backward`` the gradient for the expected upstream gradient, if it can be of use."""
+    layout = layout_of(input.dim(), axes)
+    labelled = labelled_examples(options.where, input.shape, axes)
+    kept = with_gradient and keeps_gradient(input, reduction)
+    upstream = _expected(reduction, labelled, layout, input.shape) if kept else None
+    sweep = _Sweep(layout.rows(input), layout.rows(target), layout.options(options, input.shape), upstream)
+    # cloned, because autograd refuses to modify in place what a Function returned as a view
+    losses = layout.examples(sweep.losses, input.shape).clone() if reduction == "none" else sweep.losses
+    loss = reduce(losses, reduction, labelled)
+    return loss, layout.cells(sweep.gradient, input.shape) if kept else None
+
+
+def backward(
+    upstream: Tensor,
+    residuals: Tensor | None,
+    input: Tensor,
+    target: Tensor,
+    options: Options,
+    axes: Shape,
+    reduction: Reduction,
+    *,
+    overwrite: bool,
+) -> Tensor:
+    """The gradient, in the memory of ``residuals`` if that may be overwritten. Without residuals it is recomputed.
+
+    Half precision is not multiplied, because that would round twice, but recomputed unless ``upstream`` is 1.
+    """
+    layout = layout_of(input.dim(), axes)
+    if residuals is not None and upstream.numel() == 1 and upstream.item() == 1:
+        return residuals if overwrite else residuals.clone()
+    if residuals is not None and input.dtype in WIDE:
+        each = layout.beside_cells(upstream)
+        return residuals.mul_(each) if overwrite else residuals * each
+    labelled = labelled_examples(options.where, input.shape, axes)
+    each = upstream.reshape(-1, 1) * _expected(reduction, labelled, layout, input.shape)
+    each = each.expand(layout.number_of_rows(input.shape), 1)
+    arrays = layout.rows(input), layout.rows(target), layout.options(options, input.shape)
+    gradient = layout.rows(residuals) if residuals is not None and overwrite else None
+    return layout.cells(_Sweep(*arrays, each, gradient).gradient, input.shape)
+
+
+def keeps_gradient(input: Tensor, reduction: Reduction) -> bool:
+    """True if forward computes the gradient: not where backward would recompute it because of its upstream gradient.
+
+    float16 comes with a loss scale, and "none" with a weight an example.
+    """
+    return input.dtype in WIDE or (input.dtype == torch.bfloat16 and reduction != "none")
+
+
+def _expected(reduction: Reduction, labelled: Tensor | None, layout: Layout, shape: Shape) -> float:
+    """What a loss of one example is multiplied by in the reduced loss."""
+    if reduction != "mean":
+        return 1.0
+    return 1 / max(layout.number_of_rows(shape) if labelled is None else int(labelled.sum()), 1)
+
+
+class _Sweep:
+    """One call, computed at once: ``losses`` of the rows, and their ``gradient`` if there is an ``upstream``."""
+
+    def __init__(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        options: Options,
+        upstream: Any,
+        gradient: Tensor | None = None,
+        *,
+        careful: bool = False,
+    ) -> None:
+        self.logits, self.targets, self.options = logits, targets, options
+        self.upstream = upstream  # a number, a column with one a row, or None
+        self.careful = careful
+        self.no_options = options.are_default
+        self.dtype = logits.dtype if logits.dtype in WIDE else torch.float32
+        self.count, self.classes = logits.shape
+        self.step = max(1, min(CELLS // self.classes, self.count))
+        # A small batch in one block: its operations make their own results, in less time than buffers take.
+        self.unbuffered = self.step == self.count and self.no_options and logits.is_contiguous() and not careful
+        self.buffers: dict[str, Tensor] = {}
+        self.gradient: Any = gradient
+        if upstream is not None and gradient is None and not (self.unbuffered and logits.dtype == self.dtype):
+            self.gradient = logits.new_empty(logits.shape)
+        self.losses = self.run()
+
+    def run(self) -> Tensor:
+        """The losses, in a column. Makes the gradient."""
+        if self.no_options or self.count == 0 or _are_factors(self.options):
+            sums = self.blocks()
+            losses, redo = torch.log1p(sums), self.inexact(sums)
+        else:
+            losses = self.logits.new_empty((self.count, 1), dtype=self.dtype)
+            redo = torch.arange(self.count, device="cpu")
+        if redo is not None:
+            for start in range(0, len(redo), self.step):
+                self.recompute(redo[start : start + self.step], losses)
+        return losses
+
+    def blocks(self) -> Tensor:
+        """``e^loss - 1`` of each row, in a column."""
+        if self.step == self.count:
+            sums, self.gradient = self.block(self.logits, self.targets, self.options, self.upstream, self.gradient)
+            return sums
+        sums = self.logits.new_empty((self.count, 1), dtype=self.dtype)
+        for start in range(0, self.count, self.step):
+            rows = slice(start, start + self.step)
+            upstream, gradient = some_rows(self.upstream, rows), some_rows(self.gradient, rows)
+            options = _options_of(self.options, rows)
+            sums[rows], _ = self.block(self.logits[rows], self.targets[rows], options, upstream, gradient)
+        return sums
+
+    def block(
+        self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, gradient: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``blocks`` of some rows, and their gradient."""
+        in_place = gradient is not None and gradient.dtype == self.dtype
+        memory = gradient if in_place else self.buffer("negative", logits)
+        negative, positive, illegal = self.terms(logits, targets, options.where, memory)
+        if not self.no_options:
+            self.weigh(options, negative, positive)
+        one = _number(1.0, self.dtype)
+        positive_sum, negative_sum = positive.sum(1, True), negative.sum(1, True)
+        positive_total = positive_sum + one
+        sums = torch.addcmul(positive_sum, negative_sum, positive_total)  # (1 + p) (1 + n) - 1, without cancellation
+        if upstream is not None:
+            each = upstream if isinstance(upstream, Tensor) else _number(upstream, self.dtype)
+            negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / positive_total, value=-1)
+            gradient = negative if gradient is None or in_place else gradient.copy_(negative)
+        return sums if illegal is None else sums.masked_fill_(illegal, torch.nan), gradient
+
+    def terms(
+        self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """``(1 - t) e^s``, in ``negative`` if it is memory, and ``t e^-s``; 1 and 0 where masked. ``_illegal_rows``."""
+        if logits.dtype != self.dtype:
+            logits = negative = _copy(logits, self.dtype, negative)
+        if where is not None:
+            logits = torch.where(where, logits, _number(0.0, self.dtype), out=negative)
+        if targets.is_floating_point():
+            return self.soft_terms(logits, targets, where, negative)
+        raw = targets.view(torch.uint8) if targets.dtype == torch.bool else targets  # a copy of bytes is faster
+        positive = _copy(raw, self.dtype, self.buffer("positive", logits))
+        if where is not None:
+            positive.mul_(_copy(where.view(torch.uint8), self.dtype, self.buffer("where", where)))
+        illegal = None if targets.dtype == torch.bool else _illegal_rows(positive, self.dtype)
+        if self.careful:
+            share = _copy(positive, self.dtype, self.buffer("targets", targets))
+            return *_careful_terms(logits, share, negative, positive), illegal
+        return *_hard_terms(logits, negative, positive), illegal
+
+    def soft_terms(
+        self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """``terms`` of floating targets."""
+        targets = targets if where is None else torch.where(where, targets, 0.0)
+        illegal = _illegal_rows(targets, self.dtype)
+        if targets.dtype != self.dtype or illegal is not None:
+            memory = self.buffer("targets", targets)
+            targets = (
+                (torch.empty_like(targets, dtype=self.dtype) if memory is None else memory).copy_(targets).clamp_(0, 1)
+            )
+        make = _careful_terms if self.careful else _soft_terms
+        return *make(logits, targets, negative, self.buffer("positive", targets)), illegal
+
+    def weigh(self, options: Options, negative: Tensor, positive: Tensor) -> None:
+        """Multiply the terms by what the options make of them."""
+        if options.where is not None:
+            negative.mul_(_copy(options.where.view(torch.uint8), self.dtype, self.buffer("where", negative)))
+        for half, factor in zip((negative, positive), _factors(options), strict=True):
+            if isinstance(factor, Tensor) or factor != 1:
+                half.mul_(factor.to(self.dtype) if isinstance(factor, Tensor) else factor)
+
+    def buffer(self, use: str, like: Tensor) -> Tensor | None:
+        """Memory for the cells of a block, the same for every block."""
+        if self.unbuffered:
+            return None
+        if use not in self.buffers:
+            self.buffers[use] = self.logits.new_empty((self.step, self.classes), dtype=self.dtype)
+        return self.buffers[use] if like.shape[0] == self.step else self.buffers[use][: like.shape[0]]
+
+    def inexact(self, sums: Tensor) -> Tensor | None:
+        """The rows that are to be computed a second time."""
+        limit = LIMIT[self.dtype]
+        if self.count == 0 or sums.max().item() < limit:
+            return None
+        return (~(sums[:, 0] < limit)).nonzero()[:, 0]
+
+    def recompute(self, rows: Tensor, losses: Tensor) -> None:
+        """Some rows with care, or by the core."""
+        logits, targets = self.logits[rows], self.targets[rows]
+        options, upstream = _options_of(self.options, rows), some_rows(self.upstream, rows)
+        if self.careful:
+            found, gradient = _by_core(logits.to(self.dtype), targets, options, upstream)
+        else:
+            sweep = _Sweep(logits, targets, options, upstream, careful=True)
+            found, gradient = sweep.losses, sweep.gradient
+        losses[rows] = found
+        if gradient is not None:
+            self.gradient[rows] = gradient.to(self.gradient.dtype)
+
+
+def _copy(values: Tensor, dtype: torch.dtype, memory: Tensor | None) -> Tensor:
+    """A copy in ``memory`` if there is any; ``values`` themselves if they have the dtype and there is none."""
+    return values.to(dtype) if memory is None else memory.copy_(values)
+
+
+def _by_core(logits: Tensor, targets: Tensor, options: Options, upstream: Any) -> tuple[Tensor, Any]:
+    arguments = options._asdict()
+    losses = zlpr_core.zlpr(logits, targets, **arguments, xp=xp).unsqueeze(1)
+    return losses, None if upstream is None else upstream * zlpr_core.zlpr_grad(logits, targets, **arguments, xp=xp)
+
+
+def _options_of(options: Options, rows: Any) -> Options:
+    return options if options.are_default else Options._make([some_rows(option, rows) for option in options])
+
+
+def _are_factors(options: Options) -> bool:
+    """True if the weights are legal, and factors of a moderate size can stand for weights and threshold."""
+    (least, most), (least_positive, most_positive), (lowest, highest) = map(_range, options[1:])
+    farthest = math.exp(min(max(-lowest, highest), 100.0))
+    return least >= 0 and least_positive >= 0 and most * max(most_positive, 1.0) * farthest <= MOST_FACTOR
+
+
+def _range(option: Tensor | float | None) -> tuple[float, float]:
+    """The least and the largest cell, NaN if a cell is; 1 for an absent weight."""
+    if isinstance(option, Tensor):
+        distinct = _distinct(option)
+        least, most = torch.aminmax(distinct if distinct.is_floating_point() else distinct.double())
+        return float(least), float(most)
+    return (1.0, 1.0) if option is None else (float(option), float(option))
+
+
+def _factors(options: Options) -> tuple[Any, Any]:
+    """Of the negative terms and of the positive; in float64, to be rounded once."""
+    weight, pos_weight, threshold = [x.double() if isinstance(x, Tensor) else x for x in map(_distinct, options[1:])]
+    exp = torch.exp if isinstance(threshold, Tensor) else math.exp
+    weight = 1.0 if weight is None else weight
+    return weight * exp(-threshold), weight * exp(threshold) * (1.0 if pos_weight is None else pos_weight)
+
+
+def _distinct(option: Any) -> Any:
+    """With one cell along an axis on which expansion repeats it."""
+    if not isinstance(option, Tensor):
+        return option
+    return option[tuple([slice(None if stride else 1) for stride in option.stride()])]
+
+
+def _illegal_rows(targets: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """A column, True for rows with an illegal target. None if the least and the largest show that all are legal."""
+    least, most = torch.aminmax(targets)
+    if least.item() >= 0 and most.item() <= 1:
+        return None
+    illegal: Tensor = ~read_targets(targets, dtype, xp=xp)[1].all(dim=1, keepdim=True)
+    return illegal
+
+
+def _soft_terms(
+    logits: Tensor, share: Tensor, negative: Tensor | None, positive: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    negative = torch.exp(logits, out=negative)
+    positive = torch.threshold(negative, torch.finfo(share.dtype).tiny, 0.0, out=positive)  # below, digits are missing
+    torch.div(share, positive, out=positive)
+    torch.lerp(negative, _number(0.0, share.dtype), share, out=negative)  # (1 - t) e^s; beyond a half, 1 - t is exact
+    return negative, positive
+
+
+def _hard_terms(logits: Tensor, negative: Tensor | None, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """``positive`` holds the targets. A cell has a term in one half only, so one exponential serves both."""
+    negative = torch.addcmul(logits, logits, positive, value=-2, out=negative).exp_()  # NaN where a logit is infinite
+    positive.mul_(negative)
+    return negative.sub_(positive), positive  # exact: a number minus itself, or minus 0
+
+
+def _careful_terms(
+    logits: Tensor, share: Tensor, negative: Tensor | None, positive: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """By two exponentials, and without ``0 * inf``."""
+    positive = torch.neg(logits, out=positive).exp_().mul_(share).masked_fill_(share == 0, 0)
+    negative = torch.exp(logits, out=negative).mul_(1 - share).masked_fill_(share == 1, 0)
+    return negative, positive
+
+
+@lru_cache(maxsize=64)
+def _number(value: float, dtype: torch.dtype) -> Tensor:
+    """As a tensor, which PyTorch would otherwise make of the number in each operation."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(value, dtype=dtype, device="cpu")
+
+
+def empty_residuals(input: Tensor, layout: Layout, reduction: Reduction) -> Tensor:
+    """For the fake implementation of the op: what ``forward`` keeps."""
+    return layout.empty_cells(input) if keeps_gradient(input, reduction) else input.new_empty(0)

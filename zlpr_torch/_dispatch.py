@@ -1,0 +1,114 @@
+"""Which of three ways computes a loss: the plain formula, a kernel, or the ops that stand for the kernels in a graph.
+
+The kernels know reverse mode in the logits and nothing else, so everything else takes the plain formula. Nothing
+outside this module decides between the three.
+"""
+
+import importlib
+from types import ModuleType
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from zlpr_core._options import Options
+
+from . import _cpu, _ops, _torch_internals
+from ._autograd import KernelLoss
+from ._formula import plain_loss
+from ._layout import Shape
+from ._reduction import Reduction
+
+Implementation: TypeAlias = Literal["auto", "plain", "blocked", "triton"]
+
+
+def loss(
+    input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, impl: Implementation
+) -> Tensor:
+    """Reduced ZLPR of checked arguments, by the fastest way that is right here."""
+    in_graph = torch.compiler.is_compiling()
+    if impl == "plain" or _needs_formula(input, target, options, in_graph):
+        return plain_loss(input, target, options, axes, reduction)
+    kernel = None if in_graph else _kernel_for(input.device, impl)
+    with_gradient = input.requires_grad and torch.is_grad_enabled()
+    if in_graph or _torch_internals.is_recorded() or _torch_internals.is_fake(input):
+        if _has_ops(input.device):
+            return _ops.loss(input, target, options, axes, reduction, with_gradient)
+    elif kernel is not None:
+        if with_gradient:
+            return KernelLoss.apply(kernel, axes, reduction, options, input, target)  # type: ignore[no-any-return, no-untyped-call]
+        return kernel.forward(input, target, options, axes, reduction, with_gradient=False)[0]  # type: ignore[no-any-return]
+    return plain_loss(input, target, options, axes, reduction)
+
+
+def _needs_formula(input: Tensor, target: Tensor, options: Options, in_graph: bool) -> bool:
+    """True where a kernel would give a wrong derivative, or none, or must not be in the program that is made."""
+    if _torch_internals.is_transformed() or (in_graph and _is_exporting()):
+        return True
+    if type(input) not in _PLAIN and not _torch_internals.is_fake(input):
+        return True
+    if options.are_default:
+        return _is_for_formula(target)
+    # A list, because torch 2.14.1 raises ValueError('generator already executing') when it compiles a generator.
+    return any([_is_for_formula(x) for x in (target, *options)])  # noqa: C419
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _is_for_formula(other: Any) -> bool:
+    """True for a tensor with a gradient of its own, a subclass, or one that autograd does not save (inference mode)."""
+    if not isinstance(other, Tensor):
+        return False
+    if type(other) not in _PLAIN and not _torch_internals.is_fake(other):
+        return True
+    return torch.is_grad_enabled() and (
+        other.requires_grad or (not torch.compiler.is_compiling() and other.is_inference())
+    )
+
+
+def _is_exporting() -> bool:
+    """True in ``torch.export`` and in the ONNX exporter, whose programs run where this package is not installed.
+
+    ``torch.compiler.is_exporting`` came with torch 2.7; before, all compiled code counts as exported.
+    """
+    return _says_exporting is None or bool(_says_exporting())
+
+
+_says_exporting = getattr(torch.compiler, "is_exporting", None)
+
+
+def _has_ops(device: torch.device) -> bool:
+    """True if the kernels can run on such a device."""
+    return device.type == "cpu" or (device.type == "cuda" and _has_triton())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_triton() -> bool:
+    """Dynamo calls this and takes the result for a constant, because it cannot trace the import."""
+    return bool(_triton().available())
+
+
+def check_implementation(impl: str) -> None:
+    """Raise unless it is one of the four, and installed."""
+    if impl not in ("auto", "plain", "blocked", "triton"):
+        msg = f'`impl` must be "auto", "plain", "blocked" or "triton". Received: {impl!r}.'
+        raise ValueError(msg)
+    if impl == "triton" and not _has_triton():
+        msg = 'impl="triton" needs Triton 3.3 or later. Install it, or leave `impl` at "auto".'
+        raise ValueError(msg)
+
+
+def _kernel_for(device: torch.device, impl: Implementation) -> ModuleType | None:
+    on_cpu = device.type == "cpu"
+    if impl == "blocked" and not on_cpu:
+        msg = f'impl="blocked" is for a CPU. Received an `input` on: {device}. Leave `impl` at "auto".'
+        raise ValueError(msg)
+    if on_cpu and impl != "triton":
+        return _cpu
+    return _triton() if impl == "triton" or _has_ops(device) else None
+
+
+def _triton() -> ModuleType:
+    """Imported when first used, because Triton takes its time."""
+    return importlib.import_module("zlpr_torch._cuda")

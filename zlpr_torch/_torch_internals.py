@@ -1,0 +1,75 @@
+"""Every private name of PyTorch that this package reads.
+
+PyTorch has no public way to ask whether a transform, forward mode or a tracing tool is at work, and a kernel that runs
+under one gives a wrong derivative without a word. If PyTorch drops one of these names (``KNOWN`` is then False), every
+loss is the plain formula, which is right under all of them, only slower.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def _find(path: str) -> Any:
+    """``torch.<path>``, or None."""
+    found: Any = torch
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+_functorch_is_active = _find("_C._are_functorch_transforms_active")
+_dispatch_modes = _find("_C._len_torch_dispatch_stack")
+_is_tracing = _find("jit.is_tracing")  # documented, but not among the names that torch.jit exports
+_is_batched = _find("_C._functorch.is_batchedtensor")
+_is_batched_by_legacy_vmap = _find("_C._functorch.is_legacy_batchedtensor")
+_FakeTensor = _find("_subclasses.FakeTensor")
+_indices, _values = _find("Tensor._indices"), _find("Tensor._values")
+
+KNOWN = hasattr(forward_ad, "_current_level") and None not in (
+    _functorch_is_active,
+    _dispatch_modes,
+    _is_tracing,
+    _is_batched,
+    _is_batched_by_legacy_vmap,
+    _FakeTensor,
+)
+"""True if all of them are there."""
+
+
+def is_transformed() -> bool:
+    """True if vmap, another transform of ``torch.func``, forward mode or torch.jit.trace is active, or may be.
+
+    Dynamo traces this.
+    """
+    return not KNOWN or bool(_functorch_is_active() or forward_ad._current_level >= 0 or _is_tracing())
+
+
+def is_traced() -> bool:
+    """True in torch.jit.trace, or maybe, where a value that is read becomes a constant."""
+    return _is_tracing is None or bool(_is_tracing())
+
+
+def is_recorded() -> bool:
+    """True if a tool such as ``make_fx`` or FakeTensorMode sees every operation. Only meaningful if ``KNOWN``."""
+    return bool(_dispatch_modes() > 0)
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """True for a tensor of FakeTensorMode, which has no values. Only meaningful if ``KNOWN``."""
+    return type(tensor) is _FakeTensor
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """True inside either of PyTorch's two vmaps, where a batched upstream gradient makes a whole Jacobian."""
+    return not KNOWN or bool(_is_batched(tensor) or _is_batched_by_legacy_vmap(tensor))
+
+
+def sparse_entries(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices and values of a COO matrix as they are stored: ``coalesce`` makes 2 of a label that is there twice."""
+    if _indices is not None and _values is not None:
+        return _indices(matrix), _values(matrix)
+    matrix = matrix.coalesce()
+    return matrix.indices(), matrix.values()
