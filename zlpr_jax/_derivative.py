@@ -160,7 +160,8 @@ def _replaced(keep: jax.Array, sums: Halves, fixed: Fixed, logits: jax.Array, ta
         first = jnp.minimum(part * step, count - step)  # the last part overlaps the one before
         inputs = [x if axis is None else lax.dynamic_slice_in_dim(x, first, step, axis) for x in inputs]
         exact = _exact_sums(fixed, inputs[0], {"targets": inputs[1]})
-        return jax.tree.map(partial(_updated, axis=axis, first=first), done, exact)
+        updated: Halves = jax.tree.map(partial(_updated, axis=axis, first=first), done, exact)
+        return updated
 
     parts = -(-count // step) if count else 0
     looped: Halves = lax.fori_loop(0, jnp.where(keep, 0, parts), one_part, sums)

@@ -4,9 +4,16 @@ from math import inf, prod
 from typing import Any
 
 import ml_dtypes
-from keras import backend, ops
+from keras import KerasTensor, backend, ops
 
 from zlpr_core._namespace import namespace_from
+
+if backend.backend() == "tensorflow":
+    import tensorflow as tf
+elif backend.backend() == "jax":
+    import jax
+else:
+    import torch
 
 
 def _astype(x: Any, dtype: str, /) -> Any:
@@ -63,8 +70,45 @@ def _partly_summed(x: Any, axis: tuple[int, ...]) -> Any:
     return ops.sum(ops.reshape(x, (*rows, together, classes // together)), axis=-2)  # XLA adds neighbours one by one
 
 
-def _asarray(x: Any, /, *, device: Any) -> Any:
-    return ops.convert_to_tensor(x)
+def _asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
+    return ops.convert_to_tensor(x, dtype=dtype)
+
+
+def _arange(stop: Any, /, *, dtype: Any, device: Any) -> Any:
+    return ops.arange(stop, dtype=dtype)
+
+
+def _zeros(shape: Any, /, *, dtype: Any, device: Any) -> Any:
+    return ops.zeros(shape, dtype)
+
+
+def _is_readable(x: Any, /) -> bool:
+    """False for what has no values yet (symbolic tensors of Keras, graphs, tracers), and off the CPU."""
+    if isinstance(x, KerasTensor):
+        return False
+    if backend.backend() == "tensorflow":
+        return hasattr(x, "numpy") and "CPU" in x.device and tf.executing_eagerly()
+    if backend.backend() == "jax":
+        return not isinstance(x, jax.core.Tracer) and {device.platform for device in x.devices()} == {"cpu"}
+    return _is_readable_by_torch(x)
+
+
+def _is_readable_by_torch(x: Any) -> bool:
+    """By trying on an empty part: vmap, FakeTensorMode and ``make_fx`` refuse to give a value by a RuntimeError."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if tracing or torch.compiler.is_compiling() or not x.is_cpu:
+        return False
+    try:
+        bool(x.reshape(-1)[:0].any())
+    except RuntimeError:
+        return False
+    return True
+
+
+def of_shape(x: Any, like: Any) -> Any:
+    """``x``; if sizes that are unknown while tracing turn out to differ, this raises, where they would be broadcast."""
+    unknown = None in (*x.shape, *like.shape) and len(x.shape) == len(like.shape)
+    return ops.reshape(x, ops.shape(like)) if unknown else x
 
 
 def _shape_of(x: Any, ids: Any, /) -> tuple[Any, ...]:
@@ -83,6 +127,7 @@ def _mark(ids: Any, classes: Any, /) -> Any:
 
 xp = namespace_from(
     ops,
+    bool="bool",
     float32="float32",
     float64="float64",
     int8="int8",
@@ -98,6 +143,10 @@ xp = namespace_from(
     sum=_sum,
     permute_dims=ops.transpose,
     asarray=_asarray,
+    arange=_arange,
+    zeros=_zeros,
+    device=lambda x: None,  # Keras places tensors by itself
+    readable=_is_readable,
     mark=_mark,
     shape_of=_shape_of,
     stop_gradient=ops.stop_gradient,
