@@ -139,10 +139,10 @@ WITHOUT = """
 import builtins, sys
 real = builtins.__import__
 
-def without_private_names(name, globals=None, *args):
+def without_private_names(name, globals=None, *args, **kwargs):
     if (globals or {}).get("__name__", "").startswith("zlpr_tf") and name.startswith("tensorflow.python"):
         raise ImportError(name)
-    return real(name, globals, *args)
+    return real(name, globals, *args, **kwargs)
 
 builtins.__import__ = without_private_names
 import numpy as np, tensorflow as tf, zlpr_core
