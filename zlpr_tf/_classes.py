@@ -72,7 +72,8 @@ class ZLPRLoss(_Loss):
         `y_true` and `y_pred` of shape `(batch, ..., classes)`, and `sample_weight` of shape `(batch, ...)`.
 
     Raises:
-        ValueError: A negative or infinite weight, a `label_smoothing` outside [0, 1], an unknown `reduction`, shapes that differ.
+        ValueError: A negative or infinite weight, a `label_smoothing` outside [0, 1], an unknown `reduction`, shapes
+            that differ.
 
     Example:
         >>> loss = ZLPRLoss()
@@ -188,7 +189,8 @@ def _read_number(argument: str, value: Any) -> Any:
 
 def _read_weight(argument: str, weight: Any) -> Any:
     plain = _read_number(argument, weight)
-    if plain is not None and not np.all((np.asarray(plain) >= 0) & np.isfinite(plain)):
+    numbers = np.asarray(0 if plain is None else plain)
+    if not np.all((numbers >= 0) & (numbers < np.inf)):
         msg = f"`{argument}` must be non-negative and finite. Received: {weight}."
         raise ValueError(msg)
     return plain

@@ -4,6 +4,7 @@ from math import inf, prod
 from typing import Any
 
 import ml_dtypes
+import numpy as np
 from keras import KerasTensor, backend, ops
 
 from zlpr_core._namespace import namespace_from
@@ -21,6 +22,9 @@ def _astype(x: Any, dtype: str, /) -> Any:
 
 
 def _isdtype(dtype: Any, kind: str | tuple[str, ...], /) -> bool:
+    if isinstance(dtype, np.dtype) and backend.backend() != "jax":
+        msg = "a dtype of NumPy"  # by this the core sees that it must convert an option: torch does not mix with NumPy
+        raise TypeError(msg)
     own = backend.standardize_dtype(dtype)
     kinds = (kind,) if isinstance(kind, str) else kind
     return own in kinds or _kind(own) in kinds or ("unsigned integer" in kinds and own.startswith("uint"))
@@ -116,12 +120,12 @@ def _shape_of(x: Any, ids: Any, /) -> tuple[Any, ...]:
 
 
 def _mark(ids: Any, classes: Any, /) -> Any:
-    *rows, slots = ops.shape(ids)
+    *rows, _ = ops.shape(ids)
     flat = ops.reshape(ids, (-1,))
-    row = ops.repeat(ops.arange(prod(rows), dtype=ids.dtype), slots)
+    row = ops.reshape(ops.arange(prod(rows), dtype=ids.dtype), (*rows, 1)) + ops.zeros_like(ids)
     columns = ops.cast(classes, "int32") if hasattr(classes, "dtype") else classes
     hot = ops.zeros((prod(rows), columns + 1), "bool")
-    hot = ops.scatter_update(hot, ops.stack([row, flat], axis=-1), ops.ones_like(flat, "bool"))
+    hot = ops.scatter_update(hot, ops.stack([ops.reshape(row, (-1,)), flat], axis=-1), ops.ones_like(flat, "bool"))
     return ops.reshape(hot[:, :columns], (*rows, columns))
 
 
