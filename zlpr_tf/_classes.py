@@ -14,7 +14,7 @@ from ._losses import sparse_zlpr_loss, zlpr_loss
 
 
 class _Loss(keras.losses.Loss):
-    """Options that a saved model can hold, and targets read in their own dtype."""
+    """What both losses share: options that a saved model can hold, and targets that keep their dtype."""
 
     def __init__(self, *, name: str | None, reduction: str, dtype: Any, **options: Any) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
@@ -24,7 +24,7 @@ class _Loss(keras.losses.Loss):
         self._names = tuple(options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The reduced loss. Keras would cast `y_true` to floating numbers first, which rounds ids and blurs kinds."""
+        """The reduced loss. Keras would cast `y_true` to floats first: ids lose digits, hard labels turn soft."""
         losses = self.call(y_true, ops.convert_to_tensor(y_pred, dtype=self.dtype))
         return reduced(losses, self, y_pred, sample_weight)
 
@@ -37,7 +37,7 @@ class _Loss(keras.losses.Loss):
 
 
 class _Computed(keras.losses.Loss):
-    """Losses that are there already, for Keras to weight, mask and reduce."""
+    """Takes losses that are computed already as `y_true`, for Keras to weight, mask and reduce."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return y_true

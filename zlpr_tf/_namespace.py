@@ -41,7 +41,7 @@ def _finfo(dtype: Any, /) -> Any:
 
 
 def _where(condition: Any, x1: Any, x2: Any, /) -> Any:
-    # numbers take the dtype of the tensor beside them; Keras would take them through float32
+    # A number takes the dtype of the tensor beside it. Keras would round it to float32 first.
     if isinstance(x1, (int, float)):
         x1 = ops.convert_to_tensor(x1, dtype=x2.dtype)
     if isinstance(x2, (int, float)):
@@ -60,18 +60,20 @@ def _max(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
 def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     if backend.backend() != "tensorflow":
         return ops.sum(x, axis=axis, keepdims=keepdims)
-    # TensorFlow adds one by one: 10 000 equal float32 terms are off by 8e-6
+    # In float64, as TensorFlow adds one by one: 10 000 equal float32 terms are off by 8e-6.
     return ops.cast(ops.sum(ops.cast(_partly_summed(x, axis), "float64"), axis=axis, keepdims=keepdims), x.dtype)
 
 
 def _partly_summed(x: Any, axis: tuple[int, ...]) -> Any:
-    """Up to 32 terms added already, where that takes no copy: float64 would be a copy of twice the size."""
+    """Sums of up to 32 terms each, where that takes no transpose: all of ``x`` in float64 would be twice its size."""
     *rows, classes = ops.shape(x)
     if len(rows) not in axis or not isinstance(classes, int):
         return x
-    best_first = (*range(16, 7, -1), *range(17, 33), *range(7, 0, -1))  # fewer take room, more take time
+    # By preference: with fewer terms to a sum the copy takes more memory, with more the sums take more time.
+    best_first = (*range(16, 7, -1), *range(17, 33), *range(7, 0, -1))
     together = next(n for n in best_first if classes % n == 0)
-    return ops.sum(ops.reshape(x, (*rows, together, classes // together)), axis=-2)  # XLA adds neighbours one by one
+    strided = ops.reshape(x, (*rows, together, classes // together))
+    return ops.sum(strided, axis=-2)  # XLA adds terms a stride apart in lanes, but neighbours one by one
 
 
 def _asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
