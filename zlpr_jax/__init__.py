@@ -1,19 +1,17 @@
 """ZLPR for JAX: pure functions, one value per example, as in optax."""
 
-from zlpr_core import check_targets, predict, probabilities, smooth_labels, zlpr_entropy
-
-from ._losses import (
+from ._divergences import kl_divergence, symmetric_kl_divergence, zlpr_divergence
+from ._helpers import (
+    check_targets,
     index_to_span,
-    kl_divergence,
     multi_hot,
-    rdrop_zlpr_loss,
+    predict,
+    probabilities,
+    smooth_labels,
     span_to_index,
-    sparse_zlpr_loss,
-    symmetric_kl_divergence,
-    zlpr_divergence,
-    zlpr_loss,
-    zlpr_terms,
+    zlpr_entropy,
 )
+from ._losses import rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss, zlpr_terms
 
 __all__ = [
     "check_targets",

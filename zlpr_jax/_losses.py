@@ -1,6 +1,6 @@
 """ZLPR as JAX functions, in optax's manner: ``(logits, labels)`` to one value per example.
 
-``grad``, ``jvp``, ``hessian``, ``vmap`` and ``jit`` all hold: derivatives are JAX's own of the core's formulas.
+``grad``, ``jvp``, ``hessian``, ``vmap`` and ``jit`` all hold.
 """
 
 from typing import Any
@@ -14,12 +14,12 @@ from jax.typing import ArrayLike
 
 import zlpr_core
 from zlpr_core._indices import check_matrix, indicated
-from zlpr_core._namespace import bound
+from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
+from ._derivative import zlpr
 from ._namespace import xp
-from ._rule import zlpr
 
 
 def zlpr_loss(
@@ -30,8 +30,8 @@ def zlpr_loss(
     where: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
-    threshold: ArrayLike = 0.0,
-    label_smoothing: float = 0.0,
+    threshold: ArrayLike | None = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
 ) -> Array:
     r"""Multi-label ZLPR loss, where ``optax.sigmoid_binary_cross_entropy`` stood.
@@ -74,19 +74,8 @@ def zlpr_loss(
       >>> zlpr_loss(jnp.array([[2.0, -1.0, 0.0]]), jnp.array([[1, 0, 0]])).round(4)
       Array([0.98889995], dtype=float32)
     """
-    scores = jnp.asarray(logits)
-    targets, kept = prepare_targets(
-        jnp.asarray(labels), _array(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-    )
-    return zlpr(
-        scores,
-        targets=targets,
-        axis=axis,
-        where=kept,
-        weight=_array(weight),
-        pos_weight=_array(pos_weight),
-        threshold=_array(threshold),
-    )
+    scores, targets, kept = _read(logits, labels, where, label_smoothing, ignore_index)
+    return zlpr(scores, targets, axis, Options.of(scores, kept, weight, pos_weight, threshold, xp=xp))
 
 
 def sparse_zlpr_loss(
@@ -97,8 +86,8 @@ def sparse_zlpr_loss(
     where: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
-    threshold: ArrayLike = 0.0,
-    label_smoothing: float = 0.0,
+    threshold: ArrayLike | None = 0.0,
+    label_smoothing: float | None = 0.0,
     pad: int = -1,
 ) -> Array:
     r"""ZLPR of class ids: :func:`zlpr_loss` of the rows that the ids stand for.
@@ -184,8 +173,8 @@ def rdrop_zlpr_loss(
     where: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
-    threshold: ArrayLike = 0.0,
-    label_smoothing: float = 0.0,
+    threshold: ArrayLike | None = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
 ) -> Array:
     r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
@@ -215,23 +204,10 @@ def rdrop_zlpr_loss(
       >>> print(f"{rdrop_zlpr_loss(first, second, jnp.array([[1, 0]])).mean():.4f}")
       0.6438
     """
-    scores = jnp.asarray(logits1)
-    targets, kept = prepare_targets(
-        jnp.asarray(labels), _array(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-    )
-    return zlpr_core.rdrop_zlpr(
-        scores,
-        jnp.asarray(logits2),
-        targets,
-        alpha=alpha,
-        scale=scale,
-        axis=axis,
-        where=kept,
-        weight=_array(weight),
-        pos_weight=_array(pos_weight),
-        threshold=_array(threshold),
-        xp=xp,
-    )
+    first, targets, kept = _read(logits1, labels, where, label_smoothing, ignore_index)
+    own: Any = {"alpha": alpha, "scale": scale, "axis": axis}
+    options: Any = {"where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
+    return zlpr_core.rdrop_zlpr(first, jnp.asarray(logits2), targets, **own, **options, xp=xp)
 
 
 def zlpr_terms(
@@ -242,8 +218,8 @@ def zlpr_terms(
     where: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
-    threshold: ArrayLike = 0.0,
-    label_smoothing: float = 0.0,
+    threshold: ArrayLike | None = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
 ) -> tuple[Array, Array]:
     r"""The two halves of ZLPR for each example: what the positives cost and what the negatives cost.
@@ -261,30 +237,18 @@ def zlpr_terms(
       >>> print(positive.round(4), negative.round(4))
       [0.1269] [0.862]
     """
-    scores = jnp.asarray(logits)
-    targets, kept = prepare_targets(
-        jnp.asarray(labels), _array(where), scores, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp
-    )
-    return zlpr_core.zlpr_terms(
-        scores,
-        targets,
-        axis=axis,
-        where=kept,
-        weight=_array(weight),
-        pos_weight=_array(pos_weight),
-        threshold=_array(threshold),
-        xp=xp,
-    )
+    scores, targets, kept = _read(logits, labels, where, label_smoothing, ignore_index)
+    options: Any = {"where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
+    return zlpr_core.zlpr_terms(scores, targets, axis=axis, **options, xp=xp)
 
 
-def _array(option: Any) -> Any:
-    """Numbers stay weakly typed and None stays away; whatever else JAX takes becomes an array."""
-    return option if option is None or isinstance(option, (int, float)) else jnp.asarray(option)
-
-
-index_to_span = bound(zlpr_core.index_to_span, xp, _array)
-kl_divergence = bound(zlpr_core.kl_divergence, xp, _array)
-multi_hot = bound(zlpr_core.multi_hot, xp, _array)
-span_to_index = bound(zlpr_core.span_to_index, xp, _array)
-symmetric_kl_divergence = bound(zlpr_core.symmetric_kl_divergence, xp, _array)
-zlpr_divergence = bound(zlpr_core.zlpr_divergence, xp, _array)
+def _read(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    where: ArrayLike | None,
+    label_smoothing: float | None,
+    ignore_index: float | None,
+) -> tuple[Array, Any, Any]:
+    """``(logits, targets, where)`` as arrays, with the two options of the adapters worked into the last two."""
+    scores, options = jnp.asarray(logits), {"label_smoothing": label_smoothing, "ignore_index": ignore_index}
+    return scores, *prepare_targets(jnp.asarray(labels), where, scores, **options, xp=xp)

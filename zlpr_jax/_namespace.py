@@ -1,16 +1,33 @@
 """JAX spelled as ``zlpr_core.Namespace``."""
 
-import jax.numpy
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from zlpr_core._namespace import namespace_from
 
 
 def _mark(ids: jax.Array, classes: int, /) -> jax.Array:
     def one_row(row: jax.Array) -> jax.Array:
-        return jax.numpy.zeros(classes, bool).at[row].set(True, mode="drop")
+        return jnp.zeros(classes, bool).at[row].set(True, mode="drop")
 
-    rows: jax.Array = jax.numpy.vectorize(one_row, signature="(p)->(c)")(ids)  # which keeps a sharded batch where it is
+    rows: jax.Array = jnp.vectorize(one_row, signature="(p)->(c)")(ids)  # leaves a sharded batch where it is
     return rows
 
 
-xp = namespace_from(jax.numpy, mark=_mark, stop_gradient=jax.lax.stop_gradient, dialect={"targets": "labels"})
+def _is_readable(x: Any, /) -> bool:
+    """False for tracers, accelerators, and arrays of which another process holds a part."""
+    if isinstance(x, jax.core.Tracer):
+        return False
+    return x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices())
+
+
+xp = namespace_from(
+    jnp,
+    mark=_mark,
+    stop_gradient=jax.lax.stop_gradient,
+    device=lambda x: None,  # an option made of a list then moves to where the logits are, sharded or not
+    readable=_is_readable,
+    dialect={"targets": "labels"},
+)

@@ -1,23 +1,18 @@
 """ZLPR for TensorFlow and Keras: ``model.compile(loss=ZLPRLoss())``."""
 
 from ._classes import SparseZLPRLoss, ZLPRLoss
-from ._losses import (
+from ._divergences import kl_divergence, symmetric_kl_divergence, zlpr_divergence
+from ._helpers import (
     check_targets,
     index_to_span,
-    kl_divergence,
     multi_hot,
     predict,
     probabilities,
-    rdrop_zlpr_loss,
     smooth_labels,
     span_to_index,
-    sparse_zlpr_loss,
-    symmetric_kl_divergence,
-    zlpr_divergence,
     zlpr_entropy,
-    zlpr_loss,
-    zlpr_terms,
 )
+from ._losses import rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss, zlpr_terms
 from ._models import RDropZLPR
 
 __all__ = [

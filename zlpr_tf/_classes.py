@@ -14,17 +14,17 @@ from ._losses import sparse_zlpr_loss, zlpr_loss
 
 
 class _Loss(keras.losses.Loss):
-    """Options that a saved model can hold, and targets read in their own dtype."""
+    """What both losses share: options that a saved model can hold, and targets that keep their dtype."""
 
     def __init__(self, *, name: str | None, reduction: str, dtype: Any, **options: Any) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        check_fraction("label_smoothing", options["label_smoothing"])
+        check_fraction("label_smoothing", options["label_smoothing"] or 0.0)
         for option, value in options.items():
-            setattr(self, option, _PLAIN.get(option, lambda _, given: given)(option, value))
+            setattr(self, option, _READ[option](option, value) if option in _READ else value)
         self._names = tuple(options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """The reduced loss. Keras would cast `y_true` to floating numbers first, which rounds ids and blurs kinds."""
+        """The reduced loss. Keras would cast `y_true` to floats first: ids lose digits, hard labels turn soft."""
         losses = self.call(y_true, ops.convert_to_tensor(y_pred, dtype=self.dtype))
         return reduced(losses, self, y_pred, sample_weight)
 
@@ -37,7 +37,7 @@ class _Loss(keras.losses.Loss):
 
 
 class _Computed(keras.losses.Loss):
-    """Losses that are there already, for Keras to weight, mask and reduce."""
+    """Takes losses that are computed already as `y_true`, for Keras to weight, mask and reduce."""
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         return y_true
@@ -72,7 +72,8 @@ class ZLPRLoss(_Loss):
         `y_true` and `y_pred` of shape `(batch, ..., classes)`, and `sample_weight` of shape `(batch, ...)`.
 
     Raises:
-        ValueError: A negative weight, a `label_smoothing` outside [0, 1], an unknown `reduction`, shapes that differ.
+        ValueError: A negative or infinite weight, a `label_smoothing` outside [0, 1], an unknown `reduction`, shapes
+            that differ.
 
     Example:
         >>> loss = ZLPRLoss()
@@ -86,7 +87,7 @@ class ZLPRLoss(_Loss):
         weight: Any = None,
         pos_weight: Any = None,
         threshold: Any = 0.0,
-        label_smoothing: float = 0.0,
+        label_smoothing: float | None = 0.0,
         ignore_index: float | None = None,
         reduction: str = "sum_over_batch_size",
         name: str | None = "zlpr_loss",
@@ -134,7 +135,7 @@ class SparseZLPRLoss(_Loss):
         `sparse_zlpr_loss` takes; `y_pred` of shape `(batch, ..., classes)`; `sample_weight` of shape `(batch, ...)`.
 
     Raises:
-        ValueError: A negative weight, a `label_smoothing` outside [0, 1], an unknown `reduction`.
+        ValueError: A negative or infinite weight, a `label_smoothing` outside [0, 1], an unknown `reduction`.
         IndexError: An id is neither in range nor `pad`, where it can be looked at.
 
     Example:
@@ -149,7 +150,7 @@ class SparseZLPRLoss(_Loss):
         weight: Any = None,
         pos_weight: Any = None,
         threshold: Any = 0.0,
-        label_smoothing: float = 0.0,
+        label_smoothing: float | None = 0.0,
         pad: int = -1,
         reduction: str = "sum_over_batch_size",
         name: str | None = "sparse_zlpr_loss",
@@ -172,26 +173,34 @@ class SparseZLPRLoss(_Loss):
         return sparse_zlpr_loss(y_true, y_pred, **self._options())
 
 
-def _axis(_: str, axis: Axis) -> Axis:
+def _read_axis(_: str, axis: Axis) -> Axis:
     return tuple(axis) if isinstance(axis, Sequence) else axis
 
 
-def _plain(argument: str, value: Any) -> Any:
-    """Numbers or nested lists of them, which a saved model can hold."""
+def _read_number(argument: str, value: Any) -> Any:
+    """A number or nested lists of them, which a saved model can hold."""
     if hasattr(value, "assign"):
         msg = f"`{argument}` of the class is a constant. Received a variable: call `zlpr_loss` to have it learned."
         raise TypeError(msg)
-    return (
-        value if value is None or isinstance(value, (int, float)) else np.asarray(ops.convert_to_numpy(value)).tolist()
-    )
+    if value is None or isinstance(value, (int, float)):
+        return value
+    return np.asarray(ops.convert_to_numpy(value)).tolist()
 
 
-def _weights(argument: str, weight: Any) -> Any:
-    plain = _plain(argument, weight)
-    if plain is not None and not np.all(np.asarray(plain) >= 0):
-        msg = f"`{argument}` must be non-negative. Received: {weight}."
+def _read_weight(argument: str, weight: Any) -> Any:
+    plain = _read_number(argument, weight)
+    numbers = np.asarray(0 if plain is None else plain)
+    if not np.all((numbers >= 0) & (numbers < np.inf)):
+        msg = f"`{argument}` must be non-negative and finite. Received: {weight}."
         raise ValueError(msg)
     return plain
 
 
-_PLAIN = {"axis": _axis, "weight": _weights, "pos_weight": _weights, "threshold": _plain}
+_READ = {
+    "axis": _read_axis,
+    "weight": _read_weight,
+    "pos_weight": _read_weight,
+    "threshold": _read_number,
+    "label_smoothing": _read_number,
+    "ignore_index": _read_number,
+}

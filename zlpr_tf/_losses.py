@@ -1,25 +1,22 @@
 """ZLPR as functions of tensors, ``(labels, logits)`` as in ``tf.nn``, to one value per example.
 
 They are made of ``keras.ops``, so the tensors are those of whichever backend Keras runs on: TensorFlow's unless
-``KERAS_BACKEND`` says otherwise. The derivative is the framework's own of the core's formula; a graph of TensorFlow is
-told that of `zlpr_loss`, in ``_rule``.
+``KERAS_BACKEND`` says otherwise. Derivatives are the framework's own of the core's formula, except for that of
+`zlpr_loss` in a graph of TensorFlow, which is in ``_derivative``.
 """
 
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 import zlpr_core
 from zlpr_core._indices import check_matrix, indicated
-from zlpr_core._namespace import bound
+from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
-from . import _rule
-from ._namespace import xp
+from . import _derivative
+from ._namespace import of_shape, xp
 
 
 def zlpr_loss(
@@ -31,7 +28,7 @@ def zlpr_loss(
     weight: Any = None,
     pos_weight: Any = None,
     threshold: Any = 0.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
 ) -> Any:
     r"""Multi-label ZLPR loss, where ``tf.nn.sigmoid_cross_entropy_with_logits`` stood.
@@ -76,12 +73,11 @@ def zlpr_loss(
         >>> print(ops.convert_to_numpy(loss).round(4))
         [0.9889]
     """
-    targets, kept, scores = _prepared(labels, logits, where, label_smoothing, ignore_index)
-    arrays = {"where": kept, "weight": _tensor(weight), "pos_weight": _tensor(pos_weight)}
-    at_zero = isinstance(threshold, (int, float)) and threshold == 0
-    if at_zero and all(option is None for option in arrays.values()) and _rule.in_graph():
-        return _rule.zlpr(scores, targets, axis)
-    return zlpr_core.zlpr(scores, targets, axis=axis, **arrays, threshold=_tensor(threshold), xp=xp)
+    scores, targets, kept = _read(labels, logits, where, label_smoothing, ignore_index)
+    options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)
+    if options.are_default and _derivative.is_in_graph():
+        return _derivative.zlpr(scores, targets, axis)
+    return zlpr_core.zlpr(scores, targets, axis=axis, **options._asdict(), xp=xp)
 
 
 def sparse_zlpr_loss(
@@ -93,7 +89,7 @@ def sparse_zlpr_loss(
     weight: Any = None,
     pos_weight: Any = None,
     threshold: Any = 0.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | None = 0.0,
     pad: int = -1,
 ) -> Any:
     r"""ZLPR of class ids: `zlpr_loss` of the rows that the ids stand for.
@@ -178,7 +174,7 @@ def rdrop_zlpr_loss(
     weight: Any = None,
     pos_weight: Any = None,
     threshold: Any = 0.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
 ) -> Any:
     r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
@@ -208,20 +204,11 @@ def rdrop_zlpr_loss(
         >>> print(ops.convert_to_numpy(loss).round(4))
         [0.6438]
     """
-    targets, kept, first = _prepared(labels, logits1, where, label_smoothing, ignore_index)
-    return zlpr_core.rdrop_zlpr(
-        first,
-        _of_shape(ops.convert_to_tensor(logits2), first),
-        targets,
-        alpha=alpha,
-        scale=scale,
-        axis=axis,
-        where=kept,
-        weight=_tensor(weight),
-        pos_weight=_tensor(pos_weight),
-        threshold=_tensor(threshold),
-        xp=xp,
-    )
+    first, targets, kept = _read(labels, logits1, where, label_smoothing, ignore_index)
+    second = of_shape(ops.convert_to_tensor(logits2), first)
+    own: Any = {"alpha": alpha, "scale": scale, "axis": axis}
+    options: Any = {"where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
+    return zlpr_core.rdrop_zlpr(first, second, targets, **own, **options, xp=xp)
 
 
 def zlpr_terms(
@@ -233,7 +220,7 @@ def zlpr_terms(
     weight: Any = None,
     pos_weight: Any = None,
     threshold: Any = 0.0,
-    label_smoothing: float = 0.0,
+    label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
 ) -> tuple[Any, Any]:
     r"""The two halves of ZLPR for each example: what the positives cost and what the negatives cost.
@@ -251,66 +238,15 @@ def zlpr_terms(
         >>> print(ops.convert_to_numpy(positive).round(4), ops.convert_to_numpy(negative).round(4))
         [0.1269] [0.862]
     """
-    targets, kept, scores = _prepared(labels, logits, where, label_smoothing, ignore_index)
-    return zlpr_core.zlpr_terms(
-        scores,
-        targets,
-        axis=axis,
-        where=kept,
-        weight=_tensor(weight),
-        pos_weight=_tensor(pos_weight),
-        threshold=_tensor(threshold),
-        xp=xp,
-    )
+    scores, targets, kept = _read(labels, logits, where, label_smoothing, ignore_index)
+    options: Any = {"where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
+    return zlpr_core.zlpr_terms(scores, targets, axis=axis, **options, xp=xp)
 
 
-def _prepared(
-    labels: Any, logits: Any, where: Any, label_smoothing: float, ignore_index: float | None
+def _read(
+    labels: Any, logits: Any, where: Any, label_smoothing: float | None, ignore_index: float | None
 ) -> tuple[Any, Any, Any]:
-    targets, scores = ops.convert_to_tensor(labels), ops.convert_to_tensor(logits)
-    targets, kept = prepare_targets(
-        _of_shape(targets, scores),
-        _tensor(where),
-        scores,
-        label_smoothing=label_smoothing,
-        ignore_index=ignore_index,
-        xp=xp,
-    )
-    return targets, kept, scores
-
-
-def _of_shape(x: Any, like: Any) -> Any:
-    """``x``, which raises once sizes are known that differ while tracing, rather than be broadcast."""
-    unknown = None in (*x.shape, *like.shape) and len(x.shape) == len(like.shape)
-    return ops.reshape(x, ops.shape(like)) if unknown else x
-
-
-def _tensor(option: Any) -> Any:
-    """Numbers stay weakly typed and None stays away; whatever else Keras takes becomes a tensor."""
-    if isinstance(option, (list, tuple)):
-        option = np.asarray(option)  # float64, where Keras would round to float32
-    return option if option is None or isinstance(option, (int, float)) else ops.convert_to_tensor(option)
-
-
-def _of_alike(divergence: Callable[..., Any]) -> Callable[..., Any]:
-    """A divergence whose arguments are never broadcast."""
-
-    @wraps(divergence)
-    def of_alike(p_logits: Any, q_logits: Any, **options: Any) -> Any:
-        p, q = _tensor(p_logits), _tensor(q_logits)
-        return divergence(p, _of_shape(q, p), **options)
-
-    return of_alike
-
-
-check_targets = bound(zlpr_core.check_targets, xp, _tensor)
-index_to_span = bound(zlpr_core.index_to_span, xp, _tensor)
-kl_divergence = _of_alike(bound(zlpr_core.kl_divergence, xp, _tensor))
-multi_hot = bound(zlpr_core.multi_hot, xp, _tensor)
-predict = bound(zlpr_core.predict, xp, _tensor)
-probabilities = bound(zlpr_core.probabilities, xp, _tensor)
-smooth_labels = bound(zlpr_core.smooth_labels, xp, _tensor)
-span_to_index = bound(zlpr_core.span_to_index, xp, _tensor)
-symmetric_kl_divergence = _of_alike(bound(zlpr_core.symmetric_kl_divergence, xp, _tensor))
-zlpr_divergence = _of_alike(bound(zlpr_core.zlpr_divergence, xp, _tensor))
-zlpr_entropy = bound(zlpr_core.zlpr_entropy, xp, _tensor)
+    """``(logits, targets, where)`` as tensors, with the two options of the adapters worked into the last two."""
+    scores, options = ops.convert_to_tensor(logits), {"label_smoothing": label_smoothing, "ignore_index": ignore_index}
+    targets = of_shape(ops.convert_to_tensor(labels), scores)
+    return scores, *prepare_targets(targets, where, scores, **options, xp=xp)

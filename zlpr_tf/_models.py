@@ -9,7 +9,7 @@ from zlpr_core._checks import check_positive
 from zlpr_core._targets import equals
 
 from ._classes import ZLPRLoss, reduced
-from ._losses import symmetric_kl_divergence
+from ._divergences import symmetric_kl_divergence
 from ._namespace import xp
 
 
@@ -73,13 +73,13 @@ class RDropZLPR(keras.Model):
         first = super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if not training:
             return first
-        again = self(x, training=True)
-        second = super().compute_loss(x=x, y=y, y_pred=again, sample_weight=sample_weight, training=training)
-        return (first + second) / 2 + self.alpha / 4 * self._disagreement(y, y_pred, again, sample_weight)
+        repeated = self(x, training=True)
+        second = super().compute_loss(x=x, y=y, y_pred=repeated, sample_weight=sample_weight, training=training)
+        return (first + second) / 2 + self.alpha / 4 * self._divergence(y, y_pred, repeated, sample_weight)
 
-    def _disagreement(self, y: Any, first: Any, second: Any, sample_weight: Any) -> Any:
+    def _divergence(self, y: Any, first: Any, second: Any, sample_weight: Any) -> Any:
         like = self._one_loss()
-        threshold = ops.convert_to_tensor(getattr(like, "threshold", 0.0), dtype=like.dtype)
+        threshold = ops.convert_to_tensor(getattr(like, "threshold", None) or 0.0, dtype=like.dtype)
         moved = (ops.cast(logits, like.dtype) - threshold for logits in (first, second))
         ignored = getattr(like, "ignore_index", None)
         where = None if ignored is None else ~equals(ops.convert_to_tensor(y), ignored, xp=xp)

@@ -4,9 +4,17 @@ from math import inf, prod
 from typing import Any
 
 import ml_dtypes
-from keras import backend, ops
+import numpy as np
+from keras import KerasTensor, backend, ops
 
 from zlpr_core._namespace import namespace_from
+
+if backend.backend() == "tensorflow":
+    import tensorflow as tf
+elif backend.backend() == "jax":
+    import jax
+else:
+    import torch
 
 
 def _astype(x: Any, dtype: str, /) -> Any:
@@ -14,6 +22,9 @@ def _astype(x: Any, dtype: str, /) -> Any:
 
 
 def _isdtype(dtype: Any, kind: str | tuple[str, ...], /) -> bool:
+    if isinstance(dtype, np.dtype) and backend.backend() != "jax":
+        msg = "a dtype of NumPy"  # by this the core sees that it must convert an option: torch does not mix with NumPy
+        raise TypeError(msg)
     own = backend.standardize_dtype(dtype)
     kinds = (kind,) if isinstance(kind, str) else kind
     return own in kinds or _kind(own) in kinds or ("unsigned integer" in kinds and own.startswith("uint"))
@@ -30,7 +41,7 @@ def _finfo(dtype: Any, /) -> Any:
 
 
 def _where(condition: Any, x1: Any, x2: Any, /) -> Any:
-    # numbers take the dtype of the tensor beside them; Keras would take them through float32
+    # A number takes the dtype of the tensor beside it. Keras would round it to float32 first.
     if isinstance(x1, (int, float)):
         x1 = ops.convert_to_tensor(x1, dtype=x2.dtype)
     if isinstance(x2, (int, float)):
@@ -49,22 +60,61 @@ def _max(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
 def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     if backend.backend() != "tensorflow":
         return ops.sum(x, axis=axis, keepdims=keepdims)
-    # TensorFlow adds one by one: 10 000 equal float32 terms are off by 8e-6
+    # In float64, as TensorFlow adds one by one: 10 000 equal float32 terms are off by 8e-6.
     return ops.cast(ops.sum(ops.cast(_partly_summed(x, axis), "float64"), axis=axis, keepdims=keepdims), x.dtype)
 
 
 def _partly_summed(x: Any, axis: tuple[int, ...]) -> Any:
-    """Up to 32 terms added already, where that takes no copy: float64 would be a copy of twice the size."""
+    """Sums of up to 32 terms each, where that takes no transpose: all of ``x`` in float64 would be twice its size."""
     *rows, classes = ops.shape(x)
     if len(rows) not in axis or not isinstance(classes, int):
         return x
-    best_first = (*range(16, 7, -1), *range(17, 33), *range(7, 0, -1))  # fewer take room, more take time
+    # By preference: with fewer terms to a sum the copy takes more memory, with more the sums take more time.
+    best_first = (*range(16, 7, -1), *range(17, 33), *range(7, 0, -1))
     together = next(n for n in best_first if classes % n == 0)
-    return ops.sum(ops.reshape(x, (*rows, together, classes // together)), axis=-2)  # XLA adds neighbours one by one
+    strided = ops.reshape(x, (*rows, together, classes // together))
+    return ops.sum(strided, axis=-2)  # XLA adds terms a stride apart in lanes, but neighbours one by one
 
 
-def _asarray(x: Any, /, *, device: Any) -> Any:
-    return ops.convert_to_tensor(x)
+def _asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
+    return ops.convert_to_tensor(x, dtype=dtype)
+
+
+def _arange(stop: Any, /, *, dtype: Any, device: Any) -> Any:
+    return ops.arange(stop, dtype=dtype)
+
+
+def _zeros(shape: Any, /, *, dtype: Any, device: Any) -> Any:
+    return ops.zeros(shape, dtype)
+
+
+def _is_readable(x: Any, /) -> bool:
+    """False for what has no values yet (symbolic tensors of Keras, graphs, tracers), and off the CPU."""
+    if isinstance(x, KerasTensor):
+        return False
+    if backend.backend() == "tensorflow":
+        return hasattr(x, "numpy") and "CPU" in x.device and tf.executing_eagerly()
+    if backend.backend() == "jax":
+        return not isinstance(x, jax.core.Tracer) and {device.platform for device in x.devices()} == {"cpu"}
+    return _is_readable_by_torch(x)
+
+
+def _is_readable_by_torch(x: Any) -> bool:
+    """By trying on an empty part: vmap, FakeTensorMode and ``make_fx`` refuse to give a value by a RuntimeError."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if tracing or torch.compiler.is_compiling() or not x.is_cpu:
+        return False
+    try:
+        bool(x.reshape(-1)[:0].any())
+    except RuntimeError:
+        return False
+    return True
+
+
+def of_shape(x: Any, like: Any) -> Any:
+    """``x``; if sizes that are unknown while tracing turn out to differ, this raises, where they would be broadcast."""
+    unknown = None in (*x.shape, *like.shape) and len(x.shape) == len(like.shape)
+    return ops.reshape(x, ops.shape(like)) if unknown else x
 
 
 def _shape_of(x: Any, ids: Any, /) -> tuple[Any, ...]:
@@ -72,17 +122,18 @@ def _shape_of(x: Any, ids: Any, /) -> tuple[Any, ...]:
 
 
 def _mark(ids: Any, classes: Any, /) -> Any:
-    *rows, slots = ops.shape(ids)
+    *rows, _ = ops.shape(ids)
     flat = ops.reshape(ids, (-1,))
-    row = ops.repeat(ops.arange(prod(rows), dtype=ids.dtype), slots)
+    row = ops.reshape(ops.arange(prod(rows), dtype=ids.dtype), (*rows, 1)) + ops.zeros_like(ids)
     columns = ops.cast(classes, "int32") if hasattr(classes, "dtype") else classes
     hot = ops.zeros((prod(rows), columns + 1), "bool")
-    hot = ops.scatter_update(hot, ops.stack([row, flat], axis=-1), ops.ones_like(flat, "bool"))
+    hot = ops.scatter_update(hot, ops.stack([ops.reshape(row, (-1,)), flat], axis=-1), ops.ones_like(flat, "bool"))
     return ops.reshape(hot[:, :columns], (*rows, columns))
 
 
 xp = namespace_from(
     ops,
+    bool="bool",
     float32="float32",
     float64="float64",
     int8="int8",
@@ -98,6 +149,10 @@ xp = namespace_from(
     sum=_sum,
     permute_dims=ops.transpose,
     asarray=_asarray,
+    arange=_arange,
+    zeros=_zeros,
+    device=lambda x: None,  # Keras places tensors by itself
+    readable=_is_readable,
     mark=_mark,
     shape_of=_shape_of,
     stop_gradient=ops.stop_gradient,

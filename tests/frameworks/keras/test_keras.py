@@ -97,7 +97,7 @@ def test_config_is_complete():
 
 
 def test_construction_checks():
-    with pytest.raises(ValueError, match=r"`pos_weight` must be non-negative. Received: \[1, -2\]"):
+    with pytest.raises(ValueError, match=r"`pos_weight` must be non-negative and finite. Received: \[1, -2\]"):
         ZLPRLoss(pos_weight=[1, -2])
     with pytest.raises(ValueError, match=r"`label_smoothing` must be a number in \[0, 1\]. Received: 2"):
         ZLPRLoss(label_smoothing=2)

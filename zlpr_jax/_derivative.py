@@ -1,0 +1,180 @@
+"""The loss with its derivative in the logits, in closed form.
+
+Left to itself, XLA keeps three arrays of the logits' size for the gradient and takes four times as long (jaxlib 0.10 on
+a CPU). The closed form needs two sums a row. On one device, without weights, mask or threshold, these are taken without
+a shift, in one pass over the logits. Every other derivative is JAX's own of the core's formula.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from zlpr_core._checks import class_axes
+from zlpr_core._namespace import compute_dtype
+from zlpr_core._options import Options, is_number
+from zlpr_core._reduce import log_sum, softmax_weight, sum_exp
+from zlpr_core._terms import Halves, halves_of, is_movable
+from zlpr_core._typing import Axis
+from zlpr_core._unshifted import gradient, gradient_factors, unshifted_sums, unshifted_terms
+
+from ._namespace import xp
+
+PARTS = 32
+"""Parts of the batch for which exact sums are taken one after another."""
+
+Arrays = dict[str, Any]
+"""The targets, and the options that are arrays, by name."""
+
+
+class Fixed(NamedTuple):
+    """What JAX does not trace: the class axes, and the options that are numbers or absent."""
+
+    axes: tuple[int, ...]
+    options: tuple[tuple[str, Any], ...]
+
+
+def zlpr(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -> jax.Array:
+    """``zlpr_core.zlpr`` for ``zlpr_loss``."""
+    static = {name: option for name, option in options._asdict().items() if option is None or is_number(option)}
+    arrays = {name: jnp.asarray(option) for name, option in options._asdict().items() if name not in static}
+    fixed = Fixed(class_axes(logits, axis, xp=xp), tuple(static.items()))
+    losses: jax.Array = _zlpr(fixed, logits, {"targets": targets, **arrays})
+    return losses
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _zlpr(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> jax.Array:
+    return _losses(fixed, _sums(fixed, logits, arrays))
+
+
+def _jvp(fixed: Fixed, primals: tuple[jax.Array, Arrays], tangents: tuple[Any, Arrays]) -> tuple[Any, Any]:
+    (logits, arrays), (logits_dot, arrays_dot) = primals, tangents
+    sums = _sums(fixed, logits, arrays)
+    losses_dot = _dot_of_arrays(fixed, logits, arrays, arrays_dot)
+    if not isinstance(logits_dot, SymbolicZero):
+        slopes = _gradient(fixed, logits, arrays, sums)
+        losses_dot = losses_dot + jnp.sum(slopes * logits_dot.astype(slopes.dtype), axis=fixed.axes)
+    return _losses(fixed, sums), losses_dot
+
+
+_zlpr.defjvp(_jvp, symbolic_zeros=True)
+
+
+def _dot_of_arrays(fixed: Fixed, logits: jax.Array, arrays: Arrays, arrays_dot: Arrays) -> jax.Array:
+    """The tangent of the losses as far as it comes from weights, threshold and floating targets."""
+    moving = {name: dot for name, dot in arrays_dot.items() if not isinstance(dot, SymbolicZero)}
+    if not moving:
+        return jnp.zeros((), compute_dtype(logits.dtype, xp=xp))
+
+    def losses(moved: Arrays) -> jax.Array:
+        return _losses(fixed, _exact_sums(fixed, logits, {**arrays, **moved}))
+
+    dot: jax.Array = jax.jvp(losses, ({name: arrays[name] for name in moving},), (moving,))[1]
+    return dot
+
+
+def _losses(fixed: Fixed, sums: Halves) -> jax.Array:
+    losses: jax.Array = log_sum(sums.positive, axis=fixed.axes, xp=xp) + log_sum(sums.negative, axis=fixed.axes, xp=xp)
+    return losses
+
+
+def _gradient(fixed: Fixed, logits: jax.Array, arrays: Arrays, sums: Halves) -> jax.Array:
+    """The derivative in the logits, in the dtype that computes.
+
+    Rounded to half precision here, before a loss scale multiplies it, it would lose its small entries.
+    """
+    if _is_unshifted(fixed, logits, arrays):
+        slopes: jax.Array = gradient(logits, arrays["targets"], gradient_factors(sums, xp=xp), xp=xp)
+        return slopes
+    halves = _halves(fixed, logits, arrays)
+    positive = softmax_weight(halves.positive, sums.positive, xp=xp)
+    negative = softmax_weight(halves.negative, sums.negative, xp=xp)
+    return jnp.where(is_movable(logits, arrays.get("where")), negative - positive, 0.0)
+
+
+def _is_unshifted(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> bool:
+    """True for the loss without options on the only device of the process.
+
+    Several devices would wait for each other to agree on the branch, and under ``jit`` nothing tells over how many
+    devices an array is spread.
+    """
+    described = jax.typeof(logits) if hasattr(jax, "typeof") else None
+    in_no_mesh = described is None or described.sharding.mesh.empty
+    plain = len(arrays) == 1 and not any(option for _, option in fixed.options)
+    return plain and in_no_mesh and jax.device_count() == 1
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sums(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Halves:
+    """The ShiftedSum of each half."""
+    if _is_unshifted(fixed, logits, arrays):
+        either: Halves = _unshifted_or_exact_sums(fixed, logits, arrays)
+        return either
+    return _exact_sums(fixed, logits, arrays)
+
+
+@_sums.defjvp
+def _sums_jvp(fixed: Fixed, primals: Any, tangents: Any) -> Any:
+    """For second order, where the gradient is differentiated through the sums."""
+    return jax.jvp(partial(_exact_sums, fixed), primals, tangents)
+
+
+def _exact_sums(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Halves:
+    halves = _halves(fixed, logits, arrays)
+    return Halves(
+        sum_exp(halves.positive, axis=fixed.axes, xp=xp),
+        sum_exp(halves.negative, axis=fixed.axes, xp=xp),
+    )
+
+
+def _halves(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Halves:
+    given = {**dict(fixed.options), **arrays}
+    return halves_of(logits, given.pop("targets"), Options(**given), xp=xp)
+
+
+@partial(jax.jit, static_argnums=0)  # else a loop would be compiled in every eager call
+def _unshifted_or_exact_sums(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Halves:
+    """Sums without a shift, and if these are not exact for every row, the exact ones instead.
+
+    The branch is a loop over parts of the batch, of none if the sums are exact. A ``lax.cond`` would become a select
+    under ``vmap`` and always take both ways, and XLA would set aside four arrays of the logits' size for the exact way
+    of soft targets, used or not (jaxlib 0.10 on a CPU).
+    """
+    targets = arrays["targets"]
+    sums, exact = unshifted_sums(unshifted_terms(logits, targets, xp=xp), axis=fixed.axes, xp=xp)
+    if not jnp.isdtype(targets.dtype, "bool"):  # by the extremes, as a look at each target would cost an array
+        exact = exact & (targets.min(fixed.axes, keepdims=True) >= 0) & (targets.max(fixed.axes, keepdims=True) <= 1)
+    return _replaced(jnp.all(exact), sums, fixed, logits, targets)
+
+
+def _replaced(keep: jax.Array, sums: Halves, fixed: Fixed, logits: jax.Array, targets: jax.Array) -> Halves:
+    """``sums`` if ``keep``, else the exact ones, for one part after another of the longest axis of the batch.
+
+    Without such an axis, or with a symbolic one of ``jax.export``, there is one part.
+    """
+    batch = [a for a in range(logits.ndim) if a not in fixed.axes and isinstance(logits.shape[a], int)]
+    axis = max(batch, key=lambda a: logits.shape[a], default=None)
+    count = 1 if axis is None else logits.shape[axis]
+    step = -(-count // PARTS)
+
+    def one_part(part: jax.Array, done: Halves) -> Halves:
+        # Else XLA would compute what does not depend on `part` ahead of the loop, in every call: under `vmap` a call
+        # takes 14 times as long (jaxlib 0.10 on a CPU).
+        *inputs, part = lax.optimization_barrier((logits, targets, part))  # type: ignore[no-untyped-call]
+        first = jnp.minimum(part * step, count - step)  # the last part overlaps the one before
+        inputs = [x if axis is None else lax.dynamic_slice_in_dim(x, first, step, axis) for x in inputs]
+        exact = _exact_sums(fixed, inputs[0], {"targets": inputs[1]})
+        updated: Halves = jax.tree.map(partial(_updated, axis=axis, first=first), done, exact)
+        return updated
+
+    parts = -(-count // step) if count else 0
+    looped: Halves = lax.fori_loop(0, jnp.where(keep, 0, parts), one_part, sums)
+    return looped
+
+
+def _updated(whole: jax.Array, part: jax.Array, *, axis: int | None, first: jax.Array) -> jax.Array:
+    return part if axis is None else lax.dynamic_update_slice_in_dim(whole, part, first, axis)
