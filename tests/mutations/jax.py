@@ -30,7 +30,7 @@ MUTANTS = ROUNDING | {
     "weight and pos_weight swapped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)", "Options.of(scores, kept, pos_weight, weight, threshold, xp=xp)", OPTIONS),
     "mask dropped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)", "Options.of(scores, None, weight, pos_weight, threshold, xp=xp)", OPTIONS),
     "threshold dropped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)", "Options.of(scores, kept, weight, pos_weight, None, xp=xp)", OPTIONS),
-    "mask dropped from the terms": Mutant(LOSSES, 'options = {"where": kept,', 'options = {"where": None,'),
+    "mask dropped from the terms": Mutant(LOSSES, "zlpr_core.zlpr_terms(scores, targets, axis=axis, **options,", "zlpr_core.zlpr_terms(scores, targets, axis=axis, **{**options, \"where\": None},"),
     "class ids: one beyond the last wraps": Mutant(NAMESPACE, '.set(True, mode="drop")', ".set(True, mode=\"clip\")", SPARSE),
     "tracers are readable": Mutant(NAMESPACE, "if isinstance(x, jax.core.Tracer):\n        return False", "if isinstance(x, jax.core.Tracer):\n        return True", SPARSE),
     # --- the derivative
