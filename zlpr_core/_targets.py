@@ -3,7 +3,7 @@
 from math import nan
 from typing import Any, Literal
 
-from ._checks import check_fraction, check_pair, unravel
+from ._checks import check_fraction, check_pair, name, unravel
 from ._namespace import compute_dtype, infer
 from ._options import Options
 from ._typing import Array, ArrayT, Extended, Namespace
@@ -123,7 +123,7 @@ def check_targets(targets: Array, /, *, ignore_index: float | None = None, xp: N
     """
     xp = infer(xp, targets=targets)
     if not xp.isdtype(targets.dtype, ("bool", "integral", "real floating")):
-        msg = f"`targets` must be bool, integer or real floating. Received dtype: {targets.dtype}."
+        msg = f"{name('targets', xp)} must be bool, integer or real floating. Received dtype: {targets.dtype}."
         raise TypeError(msg)
     _, legal = read_targets(targets, compute_dtype(targets.dtype, xp=xp), xp=xp)
     if legal is None:
@@ -133,7 +133,7 @@ def check_targets(targets: Array, /, *, ignore_index: float | None = None, xp: N
     bad = first_cell(~legal, xp=xp)
     if bad is not None:
         expected, number = ("0 or 1", int) if xp.isdtype(targets.dtype, "integral") else ("in [0, 1]", float)
-        msg = f"`targets` must be {expected}. Received: {number(targets[bad])} at {list(bad)}."
+        msg = f"{name('targets', xp)} must be {expected}. Received: {number(targets[bad])} at {list(bad)}."
         raise ValueError(msg)
 
 

@@ -143,7 +143,7 @@ def check_targets(labels: ArrayLike, *, ignore_index: float | None = None) -> No
       >>> check_targets(jnp.array([[0.0, 1.0], [0.5, 7.0]]))
       Traceback (most recent call last):
           ...
-      ValueError: `targets` must be in [0, 1]. Received: 7.0 at [1, 1].
+      ValueError: `labels` must be in [0, 1]. Received: 7.0 at [1, 1].
     """
     zlpr_core.check_targets(jnp.asarray(labels), ignore_index=ignore_index, xp=xp)
 

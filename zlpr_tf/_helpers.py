@@ -142,7 +142,7 @@ def check_targets(labels: Any, *, ignore_index: float | None = None) -> None:
         >>> check_targets([[0.0, 1.0], [0.5, 7.0]])
         Traceback (most recent call last):
             ...
-        ValueError: `targets` must be in [0, 1]. Received: 7.0 at [1, 1].
+        ValueError: `labels` must be in [0, 1]. Received: 7.0 at [1, 1].
     """
     zlpr_core.check_targets(ops.convert_to_tensor(labels), ignore_index=ignore_index, xp=xp)
 

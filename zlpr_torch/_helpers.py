@@ -144,7 +144,7 @@ def check_targets(target: Arrays, *, ignore_index: float | None = None) -> None:
         >>> check_targets(torch.tensor([[0.0, 1.0], [0.5, 7.0]]))
         Traceback (most recent call last):
             ...
-        ValueError: ... must be in [0, 1]. Received: 7.0 at [1, 1].
+        ValueError: `target` must be in [0, 1]. Received: 7.0 at [1, 1].
     """
     zlpr_core.check_targets(_tensor(target), ignore_index=ignore_index, xp=xp)
 

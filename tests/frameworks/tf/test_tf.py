@@ -1,5 +1,9 @@
 """What only TensorFlow has: dynamic batches in a graph, XLA, Python containers, variables."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -229,3 +233,46 @@ def test_a_sparse_tensor_that_is_not_multi_hot():
     assert np.isnan(sparse_zlpr_loss(soft, LOGITS[:2])).tolist() == [True, False]
     with pytest.raises(ValueError, match=r"`indices` as a sparse matrix must have the shape of `logits`"):
         sparse_zlpr_loss(tf.sparse.from_dense([[3, 1]]), LOGITS[:1])
+
+
+WITHOUT = """
+import builtins, sys
+real = builtins.__import__
+
+def without_private_names(name, globals=None, *args, **kwargs):
+    if (globals or {}).get("__name__", "").startswith("zlpr_tf") and name.startswith("tensorflow.python"):
+        raise ImportError(name)
+    return real(name, globals, *args, **kwargs)
+
+builtins.__import__ = without_private_names
+import numpy as np, tensorflow as tf, zlpr_core
+from zlpr_tf import zlpr_loss, _tensorflow_internals
+assert _tensorflow_internals._GRAPH_IS_FOR_XLA is None
+rng = np.random.default_rng(0)
+logits, hard, soft = rng.normal(0, 3, (4, 3)), rng.random((4, 3)) < 0.5, rng.random((4, 3))
+
+def up_to_second_order(logits, labels):
+    s = tf.convert_to_tensor(logits)
+    with tf.GradientTape() as outer:
+        outer.watch(s)
+        with tf.GradientTape() as inner:
+            inner.watch(s)
+            losses = zlpr_loss(labels, s)
+        slopes = inner.gradient(losses, s)
+        squares = slopes**2
+    return losses, slopes, outer.gradient(squares, s)
+
+for labels in (hard, soft):
+    plain = up_to_second_order(logits, labels)
+    np.testing.assert_allclose(plain[0], zlpr_core.zlpr(logits, labels), rtol=1e-12)
+    np.testing.assert_allclose(plain[1], zlpr_core.zlpr_grad(logits, labels), rtol=1e-12)
+    for xla in (False, True):
+        for got, expected in zip(tf.function(up_to_second_order, jit_compile=xla)(logits, labels), plain):
+            np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-15)
+"""
+
+
+def test_without_the_private_names_of_tensorflow():
+    """The import works, and values, gradients and second order are right."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT], env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
