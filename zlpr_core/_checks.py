@@ -46,6 +46,8 @@ def check_same_shape(arrays: Sequence[Array], arguments: Sequence[str], /, *, xp
 
 def same_shape(left: Sequence[int | None], right: Sequence[int | None]) -> bool:
     """True if equal; a size that is unknown while tracing (None) equals any other."""
+    if tuple(left) == tuple(right):
+        return True
     return len(left) == len(right) and all(m is None or n is None or m == n for m, n in zip(left, right, strict=True))
 
 

@@ -27,7 +27,7 @@ class Options(NamedTuple):
         The shape and dtype of ``logits`` are enough; values are not looked at.
         """
         if where is None and weight is None and pos_weight is None and _is_zero(threshold):
-            return _DEFAULT
+            return DEFAULT
         return cls(
             _read("where", where, logits, xp=xp),
             _read("weight", weight, logits, xp=xp),
@@ -38,10 +38,13 @@ class Options(NamedTuple):
     @property
     def are_default(self) -> bool:
         """True if none of them changes anything."""
+        if self is DEFAULT:  # nearly every call
+            return True
         return self.where is None and self.weight is None and self.pos_weight is None and _is_zero(self.threshold)
 
 
-_DEFAULT = Options()
+DEFAULT = Options()
+"""No option given."""
 
 
 def is_number(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zlpr_core._options import Options
+from zlpr_core._options import DEFAULT, Options
 
 from . import _torch_internals
 from ._formula import differentiable_gradient, linear_gradient
@@ -46,7 +46,7 @@ class KernelLoss(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         kernel, axes, reduction = ctx.call
         input, target, *tensors = ctx.saved_tensors
-        options = _DEFAULT
+        options = DEFAULT
         if ctx.numbers is not None:
             options = Options._make([n if x is None else x for x, n in zip(tensors, ctx.numbers, strict=True)])
         if torch.is_grad_enabled():
@@ -58,9 +58,6 @@ class KernelLoss(torch.autograd.Function):
             residuals, ctx.residuals = ctx.residuals, None
             gradient = kernel.backward(upstream, residuals, input, target, options, axes, reduction, overwrite=True)
         return None, None, None, None, gradient, None
-
-
-_DEFAULT = Options()
 
 
 def _is_seen_through(upstream: Tensor) -> bool:

@@ -49,8 +49,7 @@ def _needs_formula(input: Tensor, target: Tensor, options: Options, in_graph: bo
         return True
     if options.are_default:
         return _is_for_formula(target)
-    # A list, because torch 2.14.1 raises ValueError('generator already executing') when it compiles a generator.
-    return any([_is_for_formula(x) for x in (target, *options)])  # noqa: C419
+    return any(_is_for_formula(x) for x in (target, *options))
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

@@ -55,7 +55,7 @@ class Layout:
 
     def number_of_rows(self, shape: Shape) -> int:
         """The number of examples."""
-        return prod(self.batch(shape))
+        return shape[0] if self.is_rows else prod(self.batch(shape))
 
     def beside_cells(self, each: Tensor) -> Tensor:
         """One value an example, or one for all, with axes of size 1 for the classes."""

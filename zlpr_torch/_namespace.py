@@ -18,11 +18,12 @@ Option: TypeAlias = "torch.Tensor | ArrayLike | None"
 
 _INTEGERS = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-_KINDS = {
+_KINDS: dict[Any, set[torch.dtype]] = {
     "bool": {torch.bool},
     "unsigned integer": {dtype for dtype in _INTEGERS if not dtype.is_signed},
     "integral": _INTEGERS,
     "real floating": _FLOATING,
+    ("bool", "integral", "real floating"): {torch.bool, *_INTEGERS, *_FLOATING},
 }
 
 
@@ -46,9 +47,9 @@ def read_options(input: torch.Tensor, mask: Any, weight: Any, pos_weight: Any, t
 
 def _isdtype(dtype: torch.dtype, kind: Any, /) -> bool:
     """As in the standard, by a table: every call of a loss asks a dozen times, and array_api_compat takes longer."""
-    if isinstance(kind, tuple):
-        return any([_isdtype(dtype, one) for one in kind])  # noqa: C419 - see _dispatch
-    return dtype in _KINDS[kind] if isinstance(kind, str) else dtype == kind
+    if kind in _KINDS:
+        return dtype in _KINDS[kind]
+    return any(_isdtype(dtype, one) for one in kind) if isinstance(kind, tuple) else bool(dtype == kind)
 
 
 def _floor(x: torch.Tensor) -> torch.Tensor:
