@@ -3,7 +3,6 @@
 import tomllib
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -27,16 +26,7 @@ def check(app: Sphinx, env: BuildEnvironment) -> None:
             raise SphinxError(msg)
 
 
-def point_to_core(_app: Sphinx, _kind: str, name: str, thing: Any, _options: Any, lines: list[str]) -> None:
-    """What an adapter re-exports is described once, in the core."""
-    package, _, public = name.partition(".")
-    if package != "zlpr_core" and getattr(thing, "__module__", "").startswith("zlpr_core."):
-        first = lines[: lines.index("")]
-        lines[:] = [*first, "", f"The same as :func:`zlpr_core.{public}`, which says more."]
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Before napoleon reads the docstrings (500), and once every page was read."""
-    app.connect("autodoc-process-docstring", point_to_core, priority=400)
+    """Once every page was read."""
     app.connect("env-check-consistency", check)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -27,7 +27,7 @@ MUTANTS = {
     "sum is mean": Mutant(REDUCTION, "return losses.sum()\n", "return losses.mean()\n", FUNCTIONS),
     # --- which way a loss takes
     "kernel under transforms": Mutant(DISPATCH, "if _torch_internals.is_transformed() or (", "if (", (*WAYS, "conformance/test_derivatives.py")),
-    "kernel though the options have gradients": Mutant(DISPATCH, "return any([_is_for_formula(x) for x in (target, *options)])", "return _is_for_formula(target)", ("conformance/test_derivatives.py", *WAYS)),
+    "kernel though the options have gradients": Mutant(DISPATCH, "return any(_is_for_formula(x) for x in (target, *options))", "return _is_for_formula(target)", ("conformance/test_derivatives.py", *WAYS)),
     "kernel though the targets have gradients": Mutant(DISPATCH, "return _is_for_formula(target)\n", "return False\n", ("conformance/test_derivatives.py", *WAYS)),
     "impl ignored": Mutant(DISPATCH, 'if impl == "plain" or _needs_formula', "if _needs_formula", WAYS),
     "ops in exported programs": Mutant(DISPATCH, "or (in_graph and _is_exporting()):", "or False:", WAYS),
