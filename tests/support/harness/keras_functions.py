@@ -1,7 +1,7 @@
 """How the Keras package is called, whichever backend Keras runs on."""
 
 import zlpr_tf
-from harness.base import ARRAYS, LOGITS
+from harness.base import ARRAYS, LOGITS, Backend
 
 
 class KerasFunctions:
@@ -14,6 +14,10 @@ class KerasFunctions:
 
     def arguments(self, name):
         return [self.dialect.get(argument, argument) for argument in _order(name)]
+
+    def own_options(self, name):
+        """Every adapter's; those of the framework below, such as PyTorch's reduction, are none of Keras's."""
+        return Backend.own_options(self, name)
 
 
 def _order(name):
