@@ -5,6 +5,7 @@ Everything here reads shapes and dtypes, which are known while tracing. Only ``c
 
 from collections.abc import Sequence
 from math import inf, prod
+from numbers import Real
 from typing import Any
 
 from ._typing import Array, Axis, Namespace
@@ -89,15 +90,18 @@ def broadcasts(shape: tuple[int | None, ...], onto: tuple[int | None, ...]) -> b
 
 
 def check_fraction(argument: str, value: float, /) -> None:
-    """A number in [0, 1], as a smoothing strength must be."""
-    if not 0 <= value <= 1:
+    """Raise unless it is a number in [0, 1], as a smoothing strength must be."""
+    if not isinstance(value, Real) or not 0 <= value <= 1:
         msg = f"`{argument}` must be a number in [0, 1]. Received: {value}."
         raise ValueError(msg)
 
 
 def check_positive(argument: str, value: Any, /, *, zero: bool = False) -> None:
-    """A finite number above 0, or 0 itself where that is allowed; an array of one number is not looked at."""
-    number = isinstance(value, (int, float))
+    """Raise unless it is a finite number above 0, or 0 where that is allowed.
+
+    An array of one number passes, because it may be traced and have no value to read.
+    """
+    number = isinstance(value, Real)  # NumPy's numbers too
     if not number and hasattr(value, "dtype") and value.shape == ():
         return
     if not number or not 0 <= value < inf or (value == 0 and not zero):

@@ -199,8 +199,8 @@ def rdrop_zlpr(
     check_positive("alpha", alpha, zero=True)
     options = Options(where, weight, pos_weight, threshold)
     pair = _pair(logits1, logits2, axis, options, scale, ("logits1", "logits2"), xp=xp)
-    loss1 = zlpr(logits1, targets, axis=axis, **options._asdict(), xp=xp)
-    loss2 = zlpr(logits2, targets, axis=axis, **options._asdict(), xp=xp)
+    loss1 = zlpr(logits1, targets, axis=axis, **options.by_name(), xp=xp)
+    loss2 = zlpr(logits2, targets, axis=axis, **options.by_name(), xp=xp)
     both: ArrayT = 0.5 * (loss1 + loss2) + (alpha / 4) * _jeffreys(pair, xp=xp)
     return both
 

@@ -49,7 +49,7 @@ def zlpr(
         False takes the cell out of value and gradient, whatever it holds.
     weight, pos_weight : array or float, broadcastable to ``logits``, optional
         Non-negative weights of the classes (or cells), inside the logarithms; ``pos_weight`` concerns positives only.
-        A negative or NaN weight makes the loss NaN.
+        A negative, infinite or NaN weight makes the loss NaN.
     threshold : float or array, broadcastable to ``logits``
         :math:`\theta`, the logit above which a label is predicted (TLPR). It may be learned.
     xp : Namespace, optional

@@ -35,6 +35,15 @@ class Options(NamedTuple):
             0.0 if threshold is None else _read("threshold", threshold, logits, xp=xp),
         )
 
+    def by_name(self) -> dict[str, Any]:
+        """The options by name, to pass on. ``_asdict`` would do, but PyTorch 2.6 does not compile it."""
+        return {
+            "where": self.where,
+            "weight": self.weight,
+            "pos_weight": self.pos_weight,
+            "threshold": self.threshold,
+        }
+
     @property
     def are_default(self) -> bool:
         """True if none of them changes anything."""

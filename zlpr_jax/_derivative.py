@@ -39,8 +39,8 @@ class Fixed(NamedTuple):
 
 def zlpr(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -> jax.Array:
     """``zlpr_core.zlpr`` for ``zlpr_loss``."""
-    static = {name: option for name, option in options._asdict().items() if option is None or is_number(option)}
-    arrays = {name: jnp.asarray(option) for name, option in options._asdict().items() if name not in static}
+    static = {name: option for name, option in options.by_name().items() if option is None or is_number(option)}
+    arrays = {name: jnp.asarray(option) for name, option in options.by_name().items() if name not in static}
     fixed = Fixed(class_axes(logits, axis, xp=xp), tuple(static.items()))
     losses: jax.Array = _zlpr(fixed, logits, {"targets": targets, **arrays})
     return losses
@@ -104,7 +104,7 @@ def _is_unshifted(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> bool:
     """
     described = jax.typeof(logits) if hasattr(jax, "typeof") else None
     in_no_mesh = described is None or described.sharding.mesh.empty
-    plain = len(arrays) == 1 and not any(option for _, option in fixed.options)
+    plain = len(arrays) == 1 and Options(**dict(fixed.options)).are_default
     return plain and in_no_mesh and jax.device_count() == 1
 
 

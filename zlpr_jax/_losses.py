@@ -51,13 +51,13 @@ def zlpr_loss(
       axis: the class axis or axes; they are summed away.
       where: bool, broadcastable to ``logits``. False takes the cell out of value and gradient, whatever it holds.
       weight: non-negative weights of the classes (or cells), broadcastable to ``logits``, inside the logarithms. A
-        negative or NaN weight makes the loss NaN.
+        negative, infinite or NaN weight makes the loss NaN.
       pos_weight: the same, for positives only.
       threshold: :math:`\theta`, the logit above which a label is predicted (TLPR), broadcastable to ``logits``. It may
         be learned.
       label_smoothing: strength in [0, 1] of symmetric smoothing; see :func:`smooth_labels` for what it costs when
         there are many classes.
-      ignore_index: cells whose label equals this are masked.
+      ignore_index: cells whose label equals this, which may be NaN, are masked.
 
     Returns:
       One non-negative value per example, of ``logits.shape`` without the class axes, in float32 (float64 for float64

@@ -49,13 +49,13 @@ def zlpr_loss(
         axis: The class axis or axes; they are summed away.
         where: bool, broadcastable to `logits`. False takes the cell out of value and gradient, whatever it holds.
         weight: Non-negative weights of the classes (or cells), broadcastable to `logits`, inside the logarithms. A
-            negative or NaN weight makes the loss NaN.
+            negative, infinite or NaN weight makes the loss NaN.
         pos_weight: The same, for positives only.
         threshold: :math:`\theta`, the logit above which a label is predicted (TLPR), broadcastable to `logits`. It may
             be learned.
         label_smoothing: Strength in [0, 1] of symmetric smoothing; see `smooth_labels` for what it costs when there
             are many classes.
-        ignore_index: Cells whose label equals this are masked.
+        ignore_index: Cells whose label equals this, which may be NaN, are masked.
 
     Returns:
         One non-negative value per example, of the shape of `logits` without the class axes, in float32 (float64 for
@@ -77,7 +77,7 @@ def zlpr_loss(
     options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)
     if options.are_default and _derivative.is_in_graph():
         return _derivative.zlpr(scores, targets, axis)
-    return zlpr_core.zlpr(scores, targets, axis=axis, **options._asdict(), xp=xp)
+    return zlpr_core.zlpr(scores, targets, axis=axis, **options.by_name(), xp=xp)
 
 
 def sparse_zlpr_loss(

@@ -63,9 +63,9 @@ class KernelLoss(torch.autograd.Function):
 def _is_seen_through(upstream: Tensor) -> bool:
     """True if vmap, forward mode or a tracing tool has come between forward and backward."""
     return (
-        type(upstream) is not Tensor
+        torch.compiler.is_compiling()  # first, because compiled autograd cannot trace the questions after it
+        or type(upstream) is not Tensor
         or _torch_internals.is_transformed()
         or _torch_internals.is_recorded()
         or _torch_internals.is_batched(upstream)
-        or torch.compiler.is_compiling()
     )

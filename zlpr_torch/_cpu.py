@@ -3,8 +3,8 @@
 A block is so small that most passes find it in the cache, and nothing but the gradient is as large as the logits. Terms
 are summed without a shift, by arithmetic and one exponential a logit; a threshold becomes a factor beside the weights.
 That is exact for nearly every row. One that holds a NaN, or a sum near the end of the dtype's range, is computed a
-second time by ``_careful_terms``, which stands infinite logits and logits far on the right side, and if that was not
-enough by the core.
+second time by ``_careful_terms``, which tolerates infinite logits and very confident correct ones, and if that
+was not enough by the core.
 
 ``forward`` computes the gradient too, for the upstream gradient that it expects: that of ``loss.backward()``.
 """
@@ -246,7 +246,7 @@ def _copy(values: Tensor, dtype: torch.dtype, memory: Tensor | None) -> Tensor:
 
 
 def _by_core(logits: Tensor, targets: Tensor, options: Options, upstream: Any) -> tuple[Tensor, Any]:
-    arguments = options._asdict()
+    arguments = options.by_name()
     losses = zlpr_core.zlpr(logits, targets, **arguments, xp=xp).unsqueeze(1)
     return losses, None if upstream is None else upstream * zlpr_core.zlpr_grad(logits, targets, **arguments, xp=xp)
 

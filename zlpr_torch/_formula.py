@@ -13,7 +13,7 @@ from ._reduction import Reduction, labelled_examples, number_of, reduce
 
 def plain_loss(input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction) -> Tensor:
     """Reduced ZLPR."""
-    losses = zlpr_core.zlpr(input, target, axis=axes, **options._asdict(), xp=xp)
+    losses = zlpr_core.zlpr(input, target, axis=axes, **options.by_name(), xp=xp)
     return reduce(losses, reduction, labelled_examples(options.where, input.shape, axes))
 
 
@@ -33,7 +33,7 @@ def linear_gradient(
     """The gradient by operations on ``upstream``, for a transform of it: a batch of upstream gradients, for example."""
     layout = Layout(input.dim(), axes)
     wide = input.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
-    gradient: Tensor = zlpr_core.zlpr_grad(wide, target, axis=axes, **options._asdict(), xp=xp)
+    gradient: Tensor = zlpr_core.zlpr_grad(wide, target, axis=axes, **options.by_name(), xp=xp)
     if reduction == "mean":
         labelled = labelled_examples(options.where, input.shape, axes)
         upstream = upstream / (layout.number_of_rows(input.shape) if labelled is None else number_of(labelled))

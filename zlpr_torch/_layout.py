@@ -17,7 +17,8 @@ class Layout:
     def __init__(self, ndim: int, axes: Shape) -> None:
         self.axes = axes
         self.last = tuple(range(-len(axes), 0))
-        self.batch_axes = tuple(axis for axis in range(ndim) if axis not in axes)
+        # Not `axis not in axes`: under compiled autograd the axes are symbols, and PyTorch 2.13 takes that for true.
+        self.batch_axes = tuple(axis for axis in range(ndim) if all(axis != other for other in axes))
         self.is_rows = ndim == 2 and axes == (1,)
 
     def rows(self, cells: Tensor) -> Tensor:

@@ -236,7 +236,7 @@ def rdrop_zlpr_loss(
     target, mask = _prepared(target, mask, input1, label_smoothing, ignore_index)
     options = read_options(input1, mask, weight, pos_weight, threshold)
     losses = zlpr_core.rdrop_zlpr(
-        input1, input2, target, alpha=alpha, scale=scale, axis=dim, **options._asdict(), xp=xp
+        input1, input2, target, alpha=alpha, scale=scale, axis=dim, **options.by_name(), xp=xp
     )
     return reduce(losses, reduction, labelled_examples(options.where, input1.shape, class_axes(input1, dim, xp=xp)))
 
@@ -271,7 +271,7 @@ def zlpr_terms(
     check_tensors(input=input, target=target)
     target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
     options = read_options(input, mask, weight, pos_weight, threshold)
-    return zlpr_core.zlpr_terms(input, target, axis=dim, **options._asdict(), xp=xp)
+    return zlpr_core.zlpr_terms(input, target, axis=dim, **options.by_name(), xp=xp)
 
 
 def check_tensors(**arguments: object) -> None:

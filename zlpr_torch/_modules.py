@@ -15,7 +15,7 @@ from zlpr_core._typing import Axis
 from ._dispatch import Implementation, check_implementation
 from ._divergences import kl_divergence, symmetric_kl_divergence
 from ._losses import rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
-from ._namespace import Option, readable
+from ._namespace import Option, asarray, readable
 from ._reduction import Reduction, check_reduction
 
 
@@ -36,7 +36,7 @@ class _Module(nn.Module):
         if not is_tensor or name in self._buffers or name in self._parameters:
             super().__setattr__(name, value)
             return
-        if name in vars(self):
+        if hasattr(self, name):
             delattr(self, name)
         self.register_buffer(name, value)
 
@@ -263,13 +263,13 @@ class ZLPRKLDivLoss(_Module):
 
 
 def _as_option(name: str, value: Any) -> Any:
-    """A tensor of a list or a NumPy array, so that it moves and is saved; numbers keep their digits."""
+    """A tensor of a list or a NumPy array, so that it moves and is saved. Numbers keep their digits, in lists too."""
     if value is None or isinstance(value, Tensor):
         return value
     if isinstance(value, Real):
         return float(value)
     try:
-        return torch.as_tensor(value)
+        return asarray(value, dtype=None if hasattr(value, "dtype") else torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         msg = f"`{name}` must be a number, a tensor, or what torch.as_tensor takes. Received: {type(value).__name__}."
         raise TypeError(msg) from error

@@ -79,8 +79,16 @@ def readable(x: torch.Tensor, /) -> bool:
     return True
 
 
+def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> torch.Tensor:
+    """A tensor. A list of tensors is stacked, which keeps the gradients that ``torch.as_tensor`` would drop."""
+    if isinstance(x, (list, tuple)) and x and all(isinstance(part, torch.Tensor) for part in x):
+        return torch.stack(list(x)).to(device=device, dtype=dtype)
+    return torch.as_tensor(x, dtype=dtype, device=device)
+
+
 xp = namespace_from(
     array_api_compat.torch,
+    asarray=asarray,
     isdtype=_isdtype,
     sum=_sum,
     floor=_floor,

@@ -72,7 +72,7 @@ def _backward_by(kernel: Any) -> Any:
         threshold: Any, dim: list[int], reduction: Reduction,
     ) -> Tensor:  # fmt: skip
         options = _as_options(mask, weight, pos_weight, threshold)
-        kept = residuals if residuals.numel() or not input.numel() else None
+        kept = residuals if residuals.numel() else None
         gradient: Tensor = kernel().backward(
             upstream, kept, input, target, options, tuple(dim), reduction, overwrite=False
         )
@@ -88,9 +88,10 @@ def _cuda() -> Any:
     return kernel
 
 
-for device, kernel in (("cpu", lambda: _cpu), ("cuda", _cuda)):
-    torch.library.impl("zlpr::forward", device)(_forward_by(kernel))
-    torch.library.impl("zlpr::backward", device)(_backward_by(kernel))
+torch.library.impl("zlpr::forward", "cpu")(_forward_by(lambda: _cpu))
+torch.library.impl("zlpr::backward", "cpu")(_backward_by(lambda: _cpu))
+torch.library.impl("zlpr::forward", "cuda")(_forward_by(_cuda))
+torch.library.impl("zlpr::backward", "cuda")(_backward_by(_cuda))
 
 
 @torch.library.register_fake("zlpr::forward")  # type: ignore[untyped-decorator]

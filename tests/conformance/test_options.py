@@ -19,6 +19,8 @@ OPTIONS = {
     "weight": {"weight": WEIGHT},
     "weight for each cell": {"weight": RNG.uniform(0, 3, (8, 6))},
     "number as weight": {"weight": 2.5},
+    "0 as weight": {"weight": 0.0},
+    "0 as pos_weight": {"pos_weight": 0.0},
     "pos_weight": {"pos_weight": WEIGHT},
     "extreme weights": {"weight": 10.0 ** RNG.uniform(-30, 30, 6)},
     "threshold": {"threshold": WEIGHT},
@@ -131,6 +133,7 @@ def test_none_is_the_default_of_every_option(backend):
     np.testing.assert_array_equal(backend.loss(LOGITS, HARD, **dict.fromkeys(names)), backend.loss(LOGITS, HARD))
 
 
+@pytest.mark.needs("converts")
 @pytest.mark.parametrize("option", ["where", "weight", "pos_weight", "threshold"])
 def test_options_as_numpy_users_have_them(backend, option):
     """Arrays, lists and numbers of NumPy, taken with all their digits."""

@@ -61,7 +61,7 @@ MUTANTS = ROUNDING | {
     "no shift": Mutant(REDUCE, "xp.floor(xp.where(largest > 0, largest, 0.0))", "0 * largest"),
     "forget the absent in the maximum": Mutant(REDUCE, "return xp.where(present, log_weight + terms.logit, absent(terms.logit.dtype, xp=xp))", "return terms.logit"),
     "no cap beside zero weights": Mutant(REDUCE, "xp.where((gap > cap) & (weight <= 0), cap, gap)", "gap"),
-    "infinite logits meet": Mutant(REDUCE, "xp.where(terms.logit == inf, far,", "xp.where(terms.logit == inf, inf,"),
+    "infinite logits meet": Mutant(REDUCE, "xp.where(terms.logit > far, far,", "xp.where(terms.logit > far, inf,"),
     "softmax without the one": Mutant(REDUCE, "/ (1 + total.rest)", "/ total.rest"),
     # --- the public losses
     "swap the sign of the gradient": Mutant(LOSSES, "negative - positive, 0.0", "positive - negative, 0.0"),

@@ -44,8 +44,8 @@ MUTANTS = ROUNDING | {
     "one half only": Mutant(DERIVATIVE, "log_sum(sums.positive, axis=fixed.axes, xp=xp) + log_sum(sums.negative, axis=fixed.axes, xp=xp)", "2 * log_sum(sums.positive, axis=fixed.axes, xp=xp)", VALUES),
     "halves swapped in the sums": Mutant(DERIVATIVE, "sum_exp(halves.positive, axis=fixed.axes, xp=xp),\n        sum_exp(halves.negative,", "sum_exp(halves.negative, axis=fixed.axes, xp=xp),\n        sum_exp(halves.positive,", OPTIONS),
     # --- sums without a shift
-    "unshifted with options": Mutant(DERIVATIVE, "plain = len(arrays) == 1 and not any(option for _, option in fixed.options)", "plain = True", OPTIONS),
-    "unshifted with options that are numbers": Mutant(DERIVATIVE, "len(arrays) == 1 and not any(option for _, option in fixed.options)", "len(arrays) == 1", OPTIONS),
+    "unshifted with options": Mutant(DERIVATIVE, "plain = len(arrays) == 1 and Options(**dict(fixed.options)).are_default", "plain = True", OPTIONS),
+    "unshifted with options that are numbers": Mutant(DERIVATIVE, "len(arrays) == 1 and Options(**dict(fixed.options)).are_default", "len(arrays) == 1", OPTIONS),
     "inexact sums are kept": Mutant(DERIVATIVE, "_replaced(jnp.all(exact), sums,", "_replaced(jnp.any(exact), sums,", VALUES),
     "illegal targets without a shift": Mutant(DERIVATIVE, "(targets.max(fixed.axes, keepdims=True) <= 1)", "(targets.max(fixed.axes, keepdims=True) <= 99)", EDGES),
     "the last part is left out": Mutant(DERIVATIVE, "parts = -(-count // step) if count else 0", "parts = -(-count // step) - 1 if count else 0", VALUES),

@@ -365,3 +365,34 @@ def test_the_mean_is_over_the_examples_that_keep_a_cell(impl, mask, count, dtype
     torch.testing.assert_close(x.grad, y.grad, **rounding(dtype))
     empty = loss(LOGITS[:0].to(dtype), HARD[:0], mask=mask[:0] if mask.dim() == 2 else mask)
     assert empty.isnan()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_an_empty_batch_in_a_graph(dtype, reduction):
+    x = torch.zeros(0, 5, dtype=dtype, requires_grad=True)
+    compiled = torch.compile(zlpr_loss, fullgraph=True, backend="aot_eager")
+    compiled(x, torch.zeros(0, 5), reduction=reduction).sum().backward()
+    assert x.grad.shape == (0, 5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_compiled_autograd_of_one_dim_after_another():
+    """PyTorch 2.13 traces the axes of the second call as symbols."""
+    expected, got = {}, []
+    for dim in (0, 1):
+        x = LOGITS.clone().requires_grad_()
+        expected[dim] = torch.autograd.grad(zlpr_loss(x, SOFT, dim=dim), x)[0]
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        for dim in (1, 0, 1):
+            x = LOGITS.clone().requires_grad_()
+            zlpr_loss(x, SOFT, dim=dim).backward()
+            got.append((x.grad, expected[dim]))
+    for pair in got:
+        torch.testing.assert_close(*pair, **EXACT)
+
+
+def test_a_list_of_tensors_keeps_its_gradients():
+    theta = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    slopes = [torch.autograd.grad(zlpr_loss(LOGITS, HARD, threshold=x), theta)[0] for x in ([theta] * 5, theta)]
+    torch.testing.assert_close(*slopes)

@@ -95,7 +95,15 @@ def test_a_parameter_threshold_is_learned():
     torch.testing.assert_close(module.threshold.grad.double(), -x.grad.sum(0), rtol=1e-6, atol=1e-8)
 
 
-def test_a_number_as_weight_keeps_its_digits():
+@pytest.mark.parametrize("weight", [0.1, [0.1, 0.2, 0.3, 0.4, 0.5]], ids=["number", "list"])
+def test_numbers_as_weights_keep_their_digits(weight):
+    module, function = ZLPRLoss(weight=weight), zlpr_loss(LOGITS, HARD, weight=torch.tensor(weight).double())
+    exact = torch.tensor(weight, dtype=torch.float64)
+    torch.testing.assert_close(module(LOGITS, HARD), zlpr_loss(LOGITS, HARD, weight=exact), rtol=1e-14, atol=0)
+    assert function != module(LOGITS, HARD)  # float32 has not these digits
+
+
+def test_a_number_as_weight_is_the_same_in_a_module():
     torch.testing.assert_close(ZLPRLoss(weight=0.1)(LOGITS, HARD), zlpr_loss(LOGITS, HARD, weight=0.1), rtol=0, atol=0)
 
 
@@ -149,6 +157,8 @@ def test_other_modules_equal_their_functions():
     [
         (lambda: SparseZLPRLoss(weight=torch.tensor([-1.0])), "`weight` must be non-negative"),
         (lambda: RDropZLPRLoss(alpha=-1.0), "`alpha` must be a non-negative number"),
+        (lambda: RDropZLPRLoss(alpha=np.float32(-1)), "`alpha` must be a non-negative number"),
+        (lambda: ZLPRLoss(label_smoothing="0.1"), "`label_smoothing` must be a number"),
         (lambda: ZLPRKLDivLoss(scale=0.0), "`scale` must be a positive number"),
         (lambda: ZLPRKLDivLoss(reduction="avg"), "`reduction` must be"),
     ],

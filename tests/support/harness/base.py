@@ -33,6 +33,9 @@ class Backend(ABC):
     dialect = {}
     """What the package calls an argument of the core, where that is another name."""
 
+    converts = True
+    """Takes options as lists, and as arrays and numbers of NumPy."""
+
     tracing_modes = ()
     """The modes in which values cannot be looked at."""
 

@@ -61,7 +61,7 @@ class Kernels(Torch):
     """PyTorch in the words of the conformance suite, with the loss by the kernels."""
 
     name = "triton"
-    adapter = False  # the caller of the kernels has the options that only adapters have
+    adapter = converts = False  # that is done by the caller of the kernels
 
     def spares(self, dtype, mode):
         """Options compute in the other two dtypes only."""
