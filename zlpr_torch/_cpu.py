@@ -228,7 +228,7 @@ class _Sweep:
 
     def recompute(self, rows: Tensor, losses: Tensor) -> None:
         """Some rows with care, or by the core."""
-        logits, targets = self.logits[rows], self.targets[rows]
+        logits, targets = self.logits[rows], some_rows(self.targets, rows)
         options, upstream = _options_of(self.options, rows), some_rows(self.upstream, rows)
         if self.careful:
             found, gradient = _by_core(logits.to(self.dtype), targets, options, upstream)

@@ -4,6 +4,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zlpr_core._options import Options
@@ -73,4 +74,9 @@ def layout_of(ndim: int, axes: Shape) -> Layout:
 
 def some_rows(option: Any, rows: Any) -> Any:
     """The rows of a tensor; a number or None stays."""
-    return option[rows] if isinstance(option, Tensor) else option
+    if not isinstance(option, Tensor):
+        return option
+    return (option.long() if option.dtype in _UNSIGNED else option)[rows]
+
+
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)  # which PyTorch 2.6 cannot index

@@ -92,6 +92,7 @@ xp = namespace_from(
     isdtype=_isdtype,
     sum=_sum,
     floor=_floor,
+    squeeze=lambda x, axis: torch.squeeze(x, axis),  # array_api_compat sorts the axes, which PyTorch 2.6 cannot compile
     mark=_mark,
     stop_gradient=torch.Tensor.detach,
     device=lambda x: x.device,
