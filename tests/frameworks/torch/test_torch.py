@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import zlpr_core
 import zlpr_torch
-from zlpr_torch import ZLPRLoss, sparse_zlpr_loss, zlpr_loss, zlpr_terms
+from zlpr_torch import ZLPRLoss, _cpu, sparse_zlpr_loss, zlpr_loss, zlpr_terms
 
 torch.manual_seed(0)
 LOGITS = torch.randn(6, 5, dtype=torch.float64) * 3
@@ -381,3 +381,12 @@ def test_a_gradient_in_half_precision_is_rounded_once(dtype, reduction):
     (zlpr_loss(wide, target, reduction=reduction) / 3).backward()
     info, error = torch.finfo(dtype), (x.grad.double() - wide.grad).abs()
     assert (error <= 1.001 * info.eps * (wide.grad.abs() / 2 + info.smallest_normal)).all()
+
+
+def test_more_rows_are_recomputed_than_a_block_has(monkeypatch):
+    monkeypatch.setattr(_cpu, "CELLS", 10)  # two rows
+    far = 1e4 * LOGITS
+    x, y = leaves(far, far)
+    for leaf, impl in ((x, "auto"), (y, "plain")):
+        zlpr_loss(leaf, HARD, reduction="sum", impl=impl).backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-12, atol=1e-30)
