@@ -90,10 +90,12 @@ def broadcasts(shape: tuple[int | None, ...], onto: tuple[int | None, ...]) -> b
 
 
 def check_fraction(argument: str, value: float, /) -> None:
-    """Raise unless it is a number in [0, 1], as a smoothing strength must be."""
-    if not isinstance(value, Real) or not 0 <= value <= 1:
-        msg = f"`{argument}` must be a number in [0, 1]. Received: {value}."
-        raise ValueError(msg)
+    """Raise unless it is a number in [0, 1], as a smoothing strength must be. A traced one has no value to check."""
+    if isinstance(value, Real) and 0 <= value <= 1:
+        return
+    fix = " Pass a Python number, static under `jit`." if hasattr(value, "dtype") else ""
+    msg = f"`{argument}` must be a number in [0, 1]. Received: {value}.{fix}"
+    raise ValueError(msg)
 
 
 def check_positive(argument: str, value: Any, /, *, zero: bool = False) -> None:
