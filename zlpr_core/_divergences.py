@@ -1,16 +1,28 @@
 r"""How far apart two logit vectors are: Bernoulli divergences, ZLPR's own, and R-Drop."""
 
-from math import inf
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ._checks import check_floating, check_positive, check_same_shape, class_axes
-from ._logistic import exp_minus_line, exp_minus_one, logistic_gap, sigmoids, softplus
+from ._bernoulli import jeffreys, jeffreys_gradients, kl, kl_gradients
+from ._checks import check_positive
 from ._losses import zlpr
-from ._namespace import compute_dtype, infer
+from ._namespace import infer
 from ._options import Options
-from ._reduce import Terms, log1p_sum_exp
-from ._terms import keep, subtract
-from ._typing import Array, ArrayT, Axis, Extended, Namespace
+from ._pairs import read_pair
+from ._regret import regret, regret_gradients
+from ._typing import Array, ArrayT, Axis, Namespace
+
+
+class Divergence(NamedTuple):
+    """For the adapters that tell their framework the derivative. Both are functions of a Pair."""
+
+    value: Callable[..., Any]
+    gradients: Callable[..., tuple[Any, Any]]
+
+
+KL = Divergence(kl, kl_gradients)
+JEFFREYS = Divergence(jeffreys, jeffreys_gradients)
+REGRET = Divergence(regret, regret_gradients)
 
 
 def kl_divergence(
@@ -64,9 +76,8 @@ def kl_divergence(
     array([0.1181])
     """
     xp = infer(xp, p_logits=p_logits, q_logits=q_logits)
-    pair = _pair(p_logits, q_logits, axis, Options(where), scale, ("p_logits", "q_logits"), xp=xp)
-    cells = _bernoulli_kl(pair.x, pair.y, -pair.gap, xp=xp)
-    divergence: ArrayT = _total(xp.where(pair.only_q_infinite, inf, cells), pair, xp=xp)
+    pair = read_pair(p_logits, q_logits, axis, Options(where), scale, ("p_logits", "q_logits"), xp=xp)
+    divergence: ArrayT = kl(pair, xp=xp)
     return divergence
 
 
@@ -104,8 +115,8 @@ def symmetric_kl_divergence(
     array([0.2385])
     """
     xp = infer(xp, p_logits=p_logits, q_logits=q_logits)
-    pair = _pair(p_logits, q_logits, axis, Options(where), scale, ("p_logits", "q_logits"), xp=xp)
-    divergence: ArrayT = _jeffreys(pair, xp=xp)
+    pair = read_pair(p_logits, q_logits, axis, Options(where), scale, ("p_logits", "q_logits"), xp=xp)
+    divergence: ArrayT = jeffreys(pair, xp=xp)
     return divergence
 
 
@@ -140,8 +151,8 @@ def zlpr_divergence(
     array([0.1843])
     """
     xp = infer(xp, p_logits=p_logits, q_logits=q_logits)
-    pair = _pair(p_logits, q_logits, axis, Options(where), 1.0, ("p_logits", "q_logits"), xp=xp)
-    divergence: ArrayT = _regret(pair, xp=xp)
+    pair = read_pair(p_logits, q_logits, axis, Options(where), 1.0, ("p_logits", "q_logits"), xp=xp)
+    divergence: ArrayT = regret(pair, xp=xp)
     return divergence
 
 
@@ -198,153 +209,8 @@ def rdrop_zlpr(
     xp = infer(xp, logits1=logits1, logits2=logits2, targets=targets)
     check_positive("alpha", alpha, zero=True)
     options = Options(where, weight, pos_weight, threshold)
-    pair = _pair(logits1, logits2, axis, options, scale, ("logits1", "logits2"), xp=xp)
+    pair = read_pair(logits1, logits2, axis, options, scale, ("logits1", "logits2"), xp=xp)
     loss1 = zlpr(logits1, targets, axis=axis, **options.by_name(), xp=xp)
     loss2 = zlpr(logits2, targets, axis=axis, **options.by_name(), xp=xp)
-    both: ArrayT = 0.5 * (loss1 + loss2) + (alpha / 4) * _jeffreys(pair, xp=xp)
+    both: ArrayT = 0.5 * (loss1 + loss2) + (alpha / 4) * jeffreys(pair, xp=xp)
     return both
-
-
-class _Pair(NamedTuple):
-    """Two logit vectors, read: scaled, finite, and 0 where masked."""
-
-    x: Any
-    y: Any
-    gap: Any  # x - y, from the logits as they came: no threshold can round it
-    lost: tuple[Any, Any]  # rounding errors of subtracting the threshold from x and y, None without one
-    only_p_infinite: Any  # an infinite logit that the other vector does not share
-    only_q_infinite: Any
-    where: Any
-    axes: tuple[int, ...]
-
-
-def _pair(
-    p: Array, q: Array, axis: Axis, options: Options, scale: float, names: tuple[str, str], *, xp: Extended
-) -> _Pair:
-    check_positive("scale", scale)
-    check_floating(p, names[0], xp=xp)
-    check_floating(q, names[1], xp=xp)
-    check_same_shape((p, q), names, xp=xp)
-    where, _, _, threshold = Options.of(p, options.where, None, None, options.threshold, xp=xp)
-    wide = compute_dtype(p.dtype, xp=xp), compute_dtype(q.dtype, xp=xp)
-    dtype = xp.float64 if xp.float64 in wide else xp.float32
-    s, u = keep(xp.astype(p, dtype), where, xp=xp), keep(xp.astype(q, dtype), where, xp=xp)
-    only_p_infinite, only_q_infinite = (abs(s) == inf) & (s != u), (abs(u) == inf) & (s != u)
-    s, u = _finite(s, xp=xp), _finite(u, xp=xp)
-    x, x_lost = _scaled(s, threshold, where, scale, xp=xp)
-    y, y_lost = _scaled(u, threshold, where, scale, xp=xp)
-    axes = class_axes(p, axis, xp=xp)
-    return _Pair(x, y, scale * (s - u), (x_lost, y_lost), only_p_infinite, only_q_infinite, where, axes)
-
-
-def _finite(logits: Any, *, xp: Namespace) -> Any:
-    """A number at which every exponential saturates stands in for an infinite logit."""
-    far = float(xp.finfo(logits.dtype).max) / 16
-    return xp.where(logits == inf, far, xp.where(logits == -inf, -far, logits))
-
-
-def _scaled(z: Any, threshold: Any, where: Any, scale: float, *, xp: Namespace) -> tuple[Any, Any]:
-    z, lost = subtract(z, threshold, xp=xp)
-    return scale * keep(z, where, xp=xp), None if lost is None else scale * keep(lost, where, xp=xp)
-
-
-def _jeffreys(pair: _Pair, *, xp: Namespace) -> Any:
-    cells = logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp) * pair.gap
-    return _total(xp.where(pair.only_p_infinite | pair.only_q_infinite, inf, cells), pair, xp=xp)
-
-
-def _total(cells: Any, pair: _Pair, *, xp: Namespace) -> Any:
-    return xp.squeeze(xp.sum(cells, axis=pair.axes, keepdims=True), axis=pair.axes)
-
-
-def _bernoulli_kl(x: Any, y: Any, rise: Any, *, xp: Namespace) -> Any:
-    """KL(σ(x) ‖ σ(y)) with ``rise = y - x``.
-
-    Near each other, ``log E[e^(R - E[R])]`` for R = rise where the label is on and 0 where it is off: its terms of
-    first order, which would cancel, are gone. Far apart, softplus differences from the side of x that cancels less,
-    in the derivatives too.
-    """
-    on, off = sigmoids(x, xp=xp)
-    near = abs(rise) < 2
-    r = xp.where(near, rise, 0.0)
-    close = xp.log1p(on * exp_minus_line(r * off, xp=xp) + off * exp_minus_line(-r * on, xp=xp))
-    mirror = xp.where(rise > 0, x + 1, x - 1) > 0
-    growth = softplus(xp.where(mirror, -y, y), xp=xp) - softplus(xp.where(mirror, -x, x), xp=xp)
-    return xp.where(near, close, growth - xp.where(mirror, -off, on) * rise)
-
-
-class _Regret(NamedTuple):
-    """The sums of soft ZLPR of y against σ(2x), term by term, and what its floor needs."""
-
-    positive: Terms  # σ(2x) e^-y
-    negative: Terms  # σ(-2x) e^y
-    weight: Any  # 1 / (2 cosh x), the geometric mean of the two at y = x
-    total: Any  # 1 + Σ weight
-    gap: Any  # x - y
-    axes: tuple[int, ...]
-
-
-def _regret(pair: _Pair, *, xp: Extended) -> Any:
-    """Soft ZLPR of y against σ(2x), less its floor: each example by the one of two ways that loses no digits."""
-    regret, axes = _read_regret(pair, xp=xp), pair.axes
-    gap = xp.where(abs(pair.gap) < 1e6, pair.gap, 0.0)  # a larger one is never near, and its sum would overflow
-    mean = xp.sum(regret.weight * gap, axis=axes, keepdims=True) / regret.total
-    near = _is_within(regret.positive, -mean, axes, xp=xp) & _is_within(regret.negative, mean, axes, xp=xp)
-    centred = xp.squeeze(xp.log1p(_centred(regret, xp.where(near, mean, 0.0), near, xp=xp)), axis=axes)
-    positive = log1p_sum_exp(regret.positive, axis=axes, xp=xp)
-    negative = log1p_sum_exp(regret.negative, axis=axes, xp=xp)
-    direct = positive + negative - 2 * xp.squeeze(xp.log(regret.total), axis=axes)
-    impossible = xp.max(xp.where(pair.only_q_infinite, 1.0, 0.0 * regret.weight), axis=axes, keepdims=True) > 0
-    # The value of the centred way, whose derivatives would be off by up to 7e-4 in float32, with the derivatives of
-    # the direct way, each of which is a softmax weight.
-    slopes = direct - xp.stop_gradient(xp.where(direct < inf, direct, 0.0))
-    value = xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)
-    return xp.where(xp.squeeze(impossible, axis=axes), inf, value)
-
-
-def _read_regret(pair: _Pair, *, xp: Namespace) -> _Regret:
-    x, y = pair.x, pair.y
-    is_positive = x > 0
-    tail = xp.exp(xp.where(is_positive, -x, x))
-    share = keep(1 / (1 + tail * tail), pair.where, xp=xp)
-    falling, falling_lost = subtract(xp.where(is_positive, 0.0, 2 * x), y, xp=xp)
-    rising, rising_lost = subtract(xp.where(is_positive, -2 * x, 0.0), -y, xp=xp)
-    weight = tail * share
-    total = 1 + xp.sum(weight, axis=pair.axes, keepdims=True)
-    positive, negative = Terms(falling, share, falling_lost), Terms(rising, share, rising_lost)
-    return _Regret(positive, negative, weight, total, pair.gap, pair.axes)
-
-
-def _is_within(terms: Terms, shift: Any, axes: tuple[int, ...], *, xp: Namespace) -> Any:
-    """True for a row in which no term, nor the 1 beside them, is beyond ``e^30`` once shifted."""
-    highest = xp.max(terms.logit, axis=axes, keepdims=True)
-    return xp.where(highest > 0, highest, 0.0) + shift < 30
-
-
-def _centred(regret: _Regret, mean: Any, near: Any, *, xp: Namespace) -> Any:
-    """``E[e^(d - mean)] E[e^(mean - d)] - 1`` for d = gap, under the weights and the 1 beside them.
-
-    Sums of ``e^x - 1``, so that the terms of first order cancel before anything is rounded.
-    """
-    centred, weight = regret.gap - mean, regret.weight
-    small = abs(centred) < 2  # where e^x - 1 by arithmetic and by exponentials are equally exact
-    wide = near & ~small
-    grown = exp_minus_one(xp.where(small, centred, 0.0), xp=xp)
-    shrunk = exp_minus_one(xp.where(small, -centred, 0.0), xp=xp)
-    high = xp.where(small, weight * grown, _shifted(regret.positive, -mean, wide, xp=xp) - weight)
-    low = xp.where(small, weight * shrunk, _shifted(regret.negative, mean, wide, xp=xp) - weight)
-    both = xp.where(small, -weight * grown * shrunk, high + low)
-    one_high, one_low = xp.expm1(-mean), xp.expm1(mean)  # the 1, shifted
-    second = _expectation(both, -one_high * one_low, regret, xp=xp)
-    first = _expectation(high, one_high, regret, xp=xp) * _expectation(low, one_low, regret, xp=xp)
-    return xp.where(near, second + first, 0.0)
-
-
-def _expectation(cells: Any, one: Any, regret: _Regret, *, xp: Namespace) -> Any:
-    return (xp.sum(cells, axis=regret.axes, keepdims=True) + one) / regret.total
-
-
-def _shifted(terms: Terms, shift: Any, wanted: Any, *, xp: Namespace) -> Any:
-    """``terms`` times ``e^shift``; ``weight`` alone where that is not wanted, as it might overflow there."""
-    moved, lost = subtract(terms.logit, -shift, xp=xp)
-    return terms.weight * (1 + terms.lost + lost) * xp.exp(xp.where(wanted, moved, 0.0))

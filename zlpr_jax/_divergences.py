@@ -1,15 +1,13 @@
 """Divergences between two logit vectors, one value per example."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-import zlpr_core
+from zlpr_core._divergences import JEFFREYS, KL, REGRET
 from zlpr_core._typing import Axis
 
-from ._namespace import xp
+from ._divergence_derivative import divergence
 
 
 def kl_divergence(
@@ -50,8 +48,7 @@ def kl_divergence(
       >>> print(f"{kl_divergence(jnp.array([[1.2, -0.7, 0.3]]), jnp.array([[0.8, -0.1, -0.4]]))[0]:.4f}")
       0.1181
     """
-    options: Any = {"axis": axis, "where": where, "scale": scale}
-    return zlpr_core.kl_divergence(jnp.asarray(p_logits), jnp.asarray(q_logits), **options, xp=xp)
+    return divergence(KL, jnp.asarray(p_logits), jnp.asarray(q_logits), axis, where, scale)
 
 
 def symmetric_kl_divergence(
@@ -80,8 +77,7 @@ def symmetric_kl_divergence(
       >>> print(f"{symmetric_kl_divergence(jnp.array([[1.2, -0.7, 0.3]]), jnp.array([[0.8, -0.1, -0.4]]))[0]:.4f}")
       0.2385
     """
-    options: Any = {"axis": axis, "where": where, "scale": scale}
-    return zlpr_core.symmetric_kl_divergence(jnp.asarray(p_logits), jnp.asarray(q_logits), **options, xp=xp)
+    return divergence(JEFFREYS, jnp.asarray(p_logits), jnp.asarray(q_logits), axis, where, scale)
 
 
 def zlpr_divergence(
@@ -103,5 +99,4 @@ def zlpr_divergence(
       >>> print(f"{zlpr_divergence(jnp.array([[1.2, -0.7, 0.3]]), jnp.array([[0.8, -0.1, -0.4]]))[0]:.4f}")
       0.1843
     """
-    options: Any = {"axis": axis, "where": where}
-    return zlpr_core.zlpr_divergence(jnp.asarray(p_logits), jnp.asarray(q_logits), **options, xp=xp)
+    return divergence(REGRET, jnp.asarray(p_logits), jnp.asarray(q_logits), axis, where, 1.0)

@@ -13,12 +13,15 @@ from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
 import zlpr_core
+from zlpr_core._checks import check_positive
+from zlpr_core._divergences import JEFFREYS
 from zlpr_core._indices import check_matrix, indicated
 from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from ._derivative import zlpr
+from ._divergence_derivative import divergence
 from ._namespace import xp
 
 
@@ -204,10 +207,14 @@ def rdrop_zlpr_loss(
       >>> print(f"{rdrop_zlpr_loss(first, second, jnp.array([[1, 0]])).mean():.4f}")
       0.6438
     """
+    check_positive("alpha", alpha, zero=True)
     first, targets, kept = _read(logits1, labels, where, label_smoothing, ignore_index)
-    own: Any = {"alpha": alpha, "scale": scale, "axis": axis}
-    options: Any = {"where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
-    return zlpr_core.rdrop_zlpr(first, jnp.asarray(logits2), targets, **own, **options, xp=xp)
+    second = jnp.asarray(logits2)
+    names = "logits1", "logits2"
+    apart = divergence(JEFFREYS, first, second, axis, kept, scale, threshold, names)
+    options = Options.of(first, kept, weight, pos_weight, threshold, xp=xp)
+    losses = zlpr(first, targets, axis, options) + zlpr(second, targets, axis, options)
+    return 0.5 * losses + (alpha / 4) * apart
 
 
 def zlpr_terms(

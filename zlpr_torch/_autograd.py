@@ -13,7 +13,7 @@ from torch import Tensor
 from zlpr_core._options import DEFAULT, Options
 
 from . import _torch_internals
-from ._formula import differentiable_gradient, linear_gradient
+from ._formula import DivergenceCall, differentiable_gradient, divergence_gradients, linear_gradient, plain_divergence
 from ._layout import Shape
 from ._reduction import Reduction
 
@@ -58,6 +58,36 @@ class KernelLoss(torch.autograd.Function):
             residuals, ctx.residuals = ctx.residuals, None
             gradient = kernel.backward(upstream, residuals, input, target, options, axes, reduction, overwrite=True)
         return None, None, None, None, gradient, None
+
+
+class ClosedDivergence(torch.autograd.Function):
+    """A reduced divergence with its gradients in closed form, by a kernel or else by the core's formulas.
+
+    Left to itself, autograd keeps 28 to 128 arrays of the logits' size.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, kernel: ModuleType | None, call: DivergenceCall, where: Tensor | None, p: Tensor, q: Tensor
+    ) -> Tensor:
+        ctx.call, ctx.residuals = (kernel, call), None
+        ctx.save_for_backward(p, q, where)
+        if kernel is None:
+            return plain_divergence(call, p, q, where)
+        divergence: Tensor
+        divergence, ctx.residuals = kernel.forward(call, p, q, where, ctx.needs_input_grad[3:])
+        return divergence
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (kernel, call), (p, q, where) = ctx.call, ctx.saved_tensors
+        wanted = ctx.needs_input_grad[3:]
+        if kernel is None or torch.is_grad_enabled() or _is_seen_through(upstream):
+            gradients = divergence_gradients(call, upstream, p, q, where)
+            return None, None, None, *(g if want else None for g, want in zip(gradients, wanted, strict=True))
+        # A second backward finds no residuals and recomputes: this one may write over them.
+        residuals, ctx.residuals = ctx.residuals, None
+        return None, None, None, *kernel.backward(call, upstream, residuals, p, q, where, wanted)
 
 
 def _is_seen_through(upstream: Tensor) -> bool:

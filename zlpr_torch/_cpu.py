@@ -44,7 +44,7 @@ def forward(
     layout = layout_of(input.dim(), axes)
     labelled = labelled_examples(options.where, input.shape, axes)
     kept = with_gradient and keeps_gradient(input, reduction)
-    upstream = _expected(reduction, labelled, layout, input.shape) if kept else None
+    upstream = expected_upstream(reduction, labelled, layout, input.shape) if kept else None
     sweep = _Sweep(layout.rows(input), layout.rows(target), layout.options(options, input.shape), upstream)
     # cloned, because autograd refuses to modify in place what a Function returned as a view
     losses = layout.examples(sweep.losses, input.shape).clone() if reduction == "none" else sweep.losses
@@ -74,7 +74,7 @@ def backward(
         each = layout.beside_cells(upstream)
         return residuals.mul_(each) if overwrite else residuals * each
     labelled = labelled_examples(options.where, input.shape, axes)
-    each = upstream.reshape(-1, 1) * _expected(reduction, labelled, layout, input.shape)
+    each = upstream.reshape(-1, 1) * expected_upstream(reduction, labelled, layout, input.shape)
     each = each.expand(layout.number_of_rows(input.shape), 1)
     arrays = layout.rows(input), layout.rows(target), layout.options(options, input.shape)
     gradient = layout.rows(residuals) if residuals is not None and overwrite else None
@@ -89,7 +89,7 @@ def keeps_gradient(input: Tensor, reduction: Reduction) -> bool:
     return input.dtype in WIDE or (input.dtype == torch.bfloat16 and reduction != "none")
 
 
-def _expected(reduction: Reduction, labelled: Tensor | None, layout: Layout, shape: Shape) -> float:
+def expected_upstream(reduction: Reduction, labelled: Tensor | None, layout: Layout, shape: Shape) -> float:
     """What a loss of one example is multiplied by in the reduced loss."""
     if reduction != "mean":
         return 1.0
@@ -159,12 +159,12 @@ class _Sweep:
         negative, positive, illegal = self.terms(logits, targets, options.where, memory)
         if not self.no_options:
             self.weigh(options, negative, positive)
-        one = _number(1.0, self.dtype)
+        one = number_tensor(1.0, self.dtype)
         positive_sum, negative_sum = positive.sum(1, True), negative.sum(1, True)
         positive_total = positive_sum + one
         sums = torch.addcmul(positive_sum, negative_sum, positive_total)  # (1 + p) (1 + n) - 1, without cancellation
         if upstream is not None:
-            each = upstream if isinstance(upstream, Tensor) else _number(upstream, self.dtype)
+            each = upstream if isinstance(upstream, Tensor) else number_tensor(upstream, self.dtype)
             negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / positive_total, value=-1)
             gradient = negative if gradient is None or in_place else gradient.copy_(negative)
         return sums if illegal is None else sums.masked_fill_(illegal, torch.nan), gradient
@@ -176,7 +176,7 @@ class _Sweep:
         if logits.dtype != self.dtype:
             logits = negative = _copy(logits, self.dtype, negative)
         if where is not None:
-            logits = torch.where(where, logits, _number(0.0, self.dtype), out=negative)
+            logits = torch.where(where, logits, number_tensor(0.0, self.dtype), out=negative)
         if targets.is_floating_point():
             return self.soft_terms(logits, targets, where, negative)
         raw = targets.view(torch.uint8) if targets.dtype == torch.bool else targets  # a copy of bytes is faster
@@ -301,7 +301,9 @@ def _soft_terms(
     negative = torch.exp(logits, out=negative)
     positive = torch.threshold(negative, torch.finfo(share.dtype).tiny, 0.0, out=positive)  # below, digits are missing
     torch.div(share, positive, out=positive)
-    torch.lerp(negative, _number(0.0, share.dtype), share, out=negative)  # (1 - t) e^s; beyond a half, 1 - t is exact
+    torch.lerp(
+        negative, number_tensor(0.0, share.dtype), share, out=negative
+    )  # (1 - t) e^s; beyond a half, 1 - t is exact
     return negative, positive
 
 
@@ -322,7 +324,7 @@ def _careful_terms(
 
 
 @lru_cache(maxsize=64)
-def _number(value: float, dtype: torch.dtype) -> Tensor:
+def number_tensor(value: float, dtype: torch.dtype) -> Tensor:
     """As a tensor, which PyTorch would otherwise make of the number in each operation."""
     with torch.inference_mode(mode=False):
         return torch.tensor(value, dtype=dtype, device="cpu")

@@ -12,11 +12,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from zlpr_core._options import Options
+from zlpr_core._options import DEFAULT, Options
 
-from . import _cpu, _ops, _torch_internals
-from ._autograd import KernelLoss
-from ._formula import plain_loss
+from . import _cpu, _cpu_divergences, _ops, _torch_internals
+from ._autograd import ClosedDivergence, KernelLoss
+from ._formula import DivergenceCall, plain_divergence, plain_loss
 from ._layout import Shape
 from ._reduction import Reduction
 
@@ -28,7 +28,7 @@ def loss(
 ) -> Tensor:
     """Reduced ZLPR of checked arguments, by the fastest way that is right here."""
     in_graph = torch.compiler.is_compiling()
-    if impl == "plain" or _needs_formula(input, target, options, in_graph):
+    if impl == "plain" or _needs_formula(input, target, options):
         return plain_loss(input, target, options, axes, reduction)
     kernel = None if in_graph else _kernel_for(input.device, impl)
     with_gradient = input.requires_grad and torch.is_grad_enabled()
@@ -42,9 +42,22 @@ def loss(
     return plain_loss(input, target, options, axes, reduction)
 
 
-def _needs_formula(input: Tensor, target: Tensor, options: Options, in_graph: bool) -> bool:
+def divergence(call: DivergenceCall, p: Tensor, q: Tensor, where: Tensor | None) -> Tensor:
+    """A reduced divergence of checked arguments, by the fastest way that is right here."""
+    if not isinstance(call.scale, (int, float)) or any(_needs_formula(x, where, DEFAULT) for x in (p, q)):
+        return plain_divergence(call, p, q, where)
+    in_graph = torch.compiler.is_compiling() or _torch_internals.is_recorded() or _torch_internals.is_fake(p)
+    kernel = None if in_graph or not (p.is_cpu and q.is_cpu) else _cpu_divergences
+    if torch.is_grad_enabled() and (p.requires_grad or q.requires_grad):
+        return ClosedDivergence.apply(kernel, call, where, p, q)  # type: ignore[no-any-return, no-untyped-call]
+    if kernel is None:
+        return plain_divergence(call, p, q, where)
+    return kernel.forward(call, p, q, where, (False, False))[0]
+
+
+def _needs_formula(input: Tensor, target: Tensor | None, options: Options) -> bool:
     """True where a kernel would give a wrong derivative, or none, or must not be in the program that is made."""
-    if _torch_internals.is_transformed() or (in_graph and _is_exporting()):
+    if _torch_internals.is_transformed() or (torch.compiler.is_compiling() and _is_exporting()):
         return True
     if type(input) not in _PLAIN and not _torch_internals.is_fake(input):
         return True

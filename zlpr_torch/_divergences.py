@@ -1,14 +1,19 @@
 """How far apart two logit tensors are: ``(p_logits, q_logits)``, ``dim``, ``mask`` and ``reduction``."""
 
+from numbers import Real
+
 from torch import Tensor
 
-import zlpr_core
 from zlpr_core._checks import class_axes
+from zlpr_core._divergences import JEFFREYS, KL, REGRET, Divergence
+from zlpr_core._pairs import check_logits
 from zlpr_core._typing import Axis
 
+from . import _dispatch
+from ._formula import DivergenceCall
 from ._losses import check_tensors
 from ._namespace import Option, read_options, xp
-from ._reduction import Reduction, check_reduction, labelled_examples, reduce
+from ._reduction import Reduction, check_reduction
 
 
 def kl_divergence(
@@ -50,9 +55,7 @@ def kl_divergence(
         >>> kl_divergence(torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]]))
         tensor(0.1181)
     """
-    mask = _checked(p_logits, q_logits, mask, reduction)
-    divergence = zlpr_core.kl_divergence(p_logits, q_logits, axis=dim, where=mask, scale=scale, xp=xp)
-    return _reduced(divergence, p_logits, dim, mask, reduction)
+    return _divergence(KL, p_logits, q_logits, dim, mask, scale, reduction)
 
 
 def symmetric_kl_divergence(
@@ -77,9 +80,7 @@ def symmetric_kl_divergence(
         >>> symmetric_kl_divergence(torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]]))
         tensor(0.2385)
     """
-    mask = _checked(p_logits, q_logits, mask, reduction)
-    divergence = zlpr_core.symmetric_kl_divergence(p_logits, q_logits, axis=dim, where=mask, scale=scale, xp=xp)
-    return _reduced(divergence, p_logits, dim, mask, reduction)
+    return _divergence(JEFFREYS, p_logits, q_logits, dim, mask, scale, reduction)
 
 
 def zlpr_divergence(
@@ -105,18 +106,16 @@ def zlpr_divergence(
         >>> zlpr_divergence(torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]]))
         tensor(0.1843)
     """
-    mask = _checked(p_logits, q_logits, mask, reduction)
-    divergence = zlpr_core.zlpr_divergence(p_logits, q_logits, axis=dim, where=mask, xp=xp)
-    return _reduced(divergence, p_logits, dim, mask, reduction)
+    return _divergence(REGRET, p_logits, q_logits, dim, mask, 1.0, reduction)
 
 
-def _checked(p_logits: Tensor, q_logits: Tensor, mask: Option, reduction: Reduction) -> Tensor | None:
-    """``mask`` as a tensor; the core checks the rest."""
+def _divergence(
+    kind: Divergence, p: Tensor, q: Tensor, dim: Axis, mask: Option, scale: float, reduction: Reduction
+) -> Tensor:
     check_reduction(reduction)
-    check_tensors(p_logits=p_logits, q_logits=q_logits)
-    where: Tensor | None = read_options(p_logits, mask, None, None, None).where
-    return where
-
-
-def _reduced(divergence: Tensor, p_logits: Tensor, dim: Axis, mask: Tensor | None, reduction: Reduction) -> Tensor:
-    return reduce(divergence, reduction, labelled_examples(mask, p_logits.shape, class_axes(p_logits, dim, xp=xp)))
+    check_tensors(p_logits=p, q_logits=q)
+    check_logits(p, q, scale, ("p_logits", "q_logits"), xp=xp)
+    where: Tensor | None = read_options(p, mask, None, None, None).where
+    scale = float(scale) if isinstance(scale, Real) else scale  # NumPy's numbers too; a tensor may be traced
+    call = DivergenceCall(kind, scale, class_axes(p, dim, xp=xp), reduction)
+    return _dispatch.divergence(call, p, q, where)

@@ -1,0 +1,61 @@
+"""Divergences between the Bernoulli labels of two logit vectors, and their gradients in closed form.
+
+A gradient is that of a row's value in each of its logits. It takes the same few exponentials as the value, and nothing
+but the logits has to be kept for it.
+"""
+
+from math import inf
+from typing import Any
+
+from ._logistic import exp_minus_line, logistic_gap, sigmoids, softplus
+from ._pairs import Pair, movable, total
+from ._typing import Namespace
+
+
+def kl(pair: Pair, /, *, xp: Namespace) -> Any:
+    """``Σ KL(σ(x) ‖ σ(y))``."""
+    cells = _kl_of_cells(pair.x, pair.y, -pair.gap, xp=xp)
+    return total(xp.where(pair.q_infinite & pair.differ, inf, cells), pair, xp=xp)
+
+
+def kl_gradients(pair: Pair, /, *, xp: Namespace) -> tuple[Any, Any]:
+    """``σ'(x) (x - y)`` and ``σ(y) - σ(x)``."""
+    in_p = _slope(pair.x, pair.lost[0], xp=xp) * pair.gap
+    in_q = -logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp)
+    return movable(in_p, pair, xp=xp), movable(in_q, pair, xp=xp)
+
+
+def jeffreys(pair: Pair, /, *, xp: Namespace) -> Any:
+    """``Σ (σ(x) - σ(y)) (x - y)``, the sum of KL in both directions."""
+    cells = logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp) * pair.gap
+    return total(xp.where((pair.p_infinite | pair.q_infinite) & pair.differ, inf, cells), pair, xp=xp)
+
+
+def jeffreys_gradients(pair: Pair, /, *, xp: Namespace) -> tuple[Any, Any]:
+    """``σ'(x) (x - y) + σ(x) - σ(y)``, and for the other the same with its own slope and the other sign."""
+    apart = logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp)
+    in_p = _slope(pair.x, pair.lost[0], xp=xp) * pair.gap + apart
+    in_q = -(_slope(pair.y, pair.lost[1], xp=xp) * pair.gap + apart)
+    return movable(in_p, pair, xp=xp), movable(in_q, pair, xp=xp)
+
+
+def _slope(x: Any, lost: Any, *, xp: Namespace) -> Any:
+    """``σ'(x) = σ(x) σ(-x)``."""
+    on, off = sigmoids(x, lost, xp=xp)
+    return on * off
+
+
+def _kl_of_cells(x: Any, y: Any, rise: Any, *, xp: Namespace) -> Any:
+    """KL(σ(x) ‖ σ(y)) with ``rise = y - x``.
+
+    Near each other, ``log E[e^(R - E[R])]`` for R = rise where the label is on and 0 where it is off: its terms of
+    first order, which would cancel, are gone. Far apart, softplus differences from the side of x that cancels less,
+    in the derivatives too.
+    """
+    on, off = sigmoids(x, xp=xp)
+    near = abs(rise) < 2
+    r = xp.where(near, rise, 0.0)
+    close = xp.log1p(on * exp_minus_line(r * off, xp=xp) + off * exp_minus_line(-r * on, xp=xp))
+    mirror = xp.where(rise > 0, x + 1, x - 1) > 0
+    growth = softplus(xp.where(mirror, -y, y), xp=xp) - softplus(xp.where(mirror, -x, x), xp=xp)
+    return xp.where(near, close, growth - xp.where(mirror, -off, on) * rise)
