@@ -9,6 +9,7 @@ from ._losses import zlpr
 from ._namespace import infer
 from ._options import Options
 from ._pairs import read_pair
+from ._reduce import spread_nan
 from ._regret import regret, regret_gradients
 from ._typing import Array, ArrayT, Axis, Namespace
 
@@ -32,7 +33,7 @@ def kl_divergence(
     *,
     axis: Axis = -1,
     where: Array | None = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""Kullback-Leibler divergence between the label probabilities of two logit vectors, summed over the labels.
@@ -88,7 +89,7 @@ def symmetric_kl_divergence(
     *,
     axis: Axis = -1,
     where: Array | None = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""Jeffreys' divergence, the sum of :func:`kl_divergence` in both directions.
@@ -162,13 +163,13 @@ def rdrop_zlpr(
     targets: Array,
     /,
     *,
-    alpha: float = 4.0,
-    scale: float = 1.0,
+    alpha: float | None = 4.0,
+    scale: float | None = 1.0,
     axis: Axis = -1,
     where: Array | None = None,
     weight: Array | float | None = None,
     pos_weight: Array | float | None = None,
-    threshold: Array | float = 0.0,
+    threshold: Array | float | None = 0.0,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
@@ -207,10 +208,12 @@ def rdrop_zlpr(
     array([0.6438])
     """
     xp = infer(xp, logits1=logits1, logits2=logits2, targets=targets)
+    alpha = 4.0 if alpha is None else alpha
     check_positive("alpha", alpha, zero=True)
     options = Options(where, weight, pos_weight, threshold)
     pair = read_pair(logits1, logits2, axis, options, scale, ("logits1", "logits2"), xp=xp)
     loss1 = zlpr(logits1, targets, axis=axis, **options.by_name(), xp=xp)
     loss2 = zlpr(logits2, targets, axis=axis, **options.by_name(), xp=xp)
-    both: ArrayT = 0.5 * (loss1 + loss2) + (alpha / 4) * jeffreys(pair, xp=xp)
-    return both
+    both = 0.5 * (loss1 + loss2) + (alpha / 4) * jeffreys(pair, xp=xp)
+    loss: ArrayT = spread_nan(both, both, xp=xp)
+    return loss

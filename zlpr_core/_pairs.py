@@ -1,11 +1,12 @@
 """Two logit vectors as the divergences compare them: scaled, finite, and 0 where masked."""
 
-from math import inf
+from math import inf, nan
 from typing import Any, NamedTuple
 
 from ._checks import check_floating, check_positive, check_same_shape, class_axes
 from ._namespace import compute_dtype
 from ._options import Options
+from ._reduce import spread_nan
 from ._terms import keep, subtract
 from ._typing import Array, Axis, Extended, Namespace
 
@@ -26,9 +27,10 @@ class Pair(NamedTuple):
 
 
 def read_pair(
-    p: Array, q: Array, axis: Axis, options: Options, scale: float, names: tuple[str, str], /, *, xp: Extended
+    p: Array, q: Array, axis: Axis, options: Options, scale: float | None, names: tuple[str, str], /, *, xp: Extended
 ) -> Pair:
     """Of ``options`` the mask and the threshold."""
+    scale = 1.0 if scale is None else scale
     check_logits(p, q, scale, names, xp=xp)
     where, _, _, threshold = Options.of(p, options.where, None, None, options.threshold, xp=xp)
     wide = compute_dtype(p.dtype, xp=xp), compute_dtype(q.dtype, xp=xp)
@@ -52,12 +54,15 @@ def check_logits(p: Array, q: Array, scale: Any, names: tuple[str, str], /, *, x
 
 def total(cells: Any, pair: Pair, /, *, xp: Namespace) -> Any:
     """The sum over the classes."""
-    return xp.squeeze(xp.sum(cells, axis=pair.axes, keepdims=True), axis=pair.axes)
+    values = xp.squeeze(xp.sum(cells, axis=pair.axes, keepdims=True), axis=pair.axes)
+    return spread_nan(values, values, xp=xp)
 
 
 def movable(gradient: Any, pair: Pair, /, *, xp: Namespace) -> Any:
     """The gradient of the logits as they came, from that of the scaled: 0 beside an infinite one, which cannot move."""
-    return xp.where(pair.p_infinite | pair.q_infinite, 0.0, pair.scale * gradient)
+    is_nan = xp.astype((pair.x != pair.x) | (pair.y != pair.y), pair.x.dtype)
+    spoiled = xp.max(is_nan, axis=pair.axes, keepdims=True) > 0  # the whole row, as in a loss
+    return xp.where(pair.p_infinite | pair.q_infinite, 0.0, xp.where(spoiled, nan, pair.scale * gradient))
 
 
 def _finite(logits: Any, *, xp: Namespace) -> Any:

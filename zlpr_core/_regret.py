@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ._logistic import exp_minus_one, sigmoids
 from ._pairs import Pair, movable
-from ._reduce import Terms, log1p_sum_exp, softmax_weight, sum_exp
+from ._reduce import Terms, log1p_sum_exp, softmax_weight, spread_nan, sum_exp
 from ._terms import keep, subtract
 from ._typing import Extended, Namespace
 
@@ -40,6 +40,7 @@ def regret(pair: Pair, *, xp: Extended) -> Any:
     # the direct way, each of which is a softmax weight.
     slopes = direct - xp.stop_gradient(xp.where(direct < inf, direct, 0.0))
     value = xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)
+    value = spread_nan(value, value, xp=xp)
     return xp.where(xp.squeeze(impossible, axis=axes), inf, value)
 
 

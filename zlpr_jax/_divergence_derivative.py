@@ -5,6 +5,7 @@ a binary cross-entropy (jaxlib 0.10 on a CPU). Every other derivative is JAX's o
 """
 
 from functools import partial
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 
 from zlpr_core._divergences import Divergence
 from zlpr_core._options import Options, is_number
-from zlpr_core._pairs import Pair, read_pair
+from zlpr_core._pairs import Pair, check_logits, read_pair
 from zlpr_core._typing import Axis
 
 from ._namespace import xp
@@ -42,8 +43,10 @@ def divergence(
     names: tuple[str, str] = ("p_logits", "q_logits"),
 ) -> jax.Array:
     """One value an example."""
+    scale = 1.0 if scale is None else scale
+    check_logits(p, q, scale, names, xp=xp)
     options = Options.of(p, where, None, None, threshold, xp=xp)
-    given = {"scale": scale, "threshold": options.threshold, "where": options.where}
+    given = {"scale": float(scale) if isinstance(scale, Real) else scale, "threshold": options.threshold, "where": options.where}
     numbers = {name: option for name, option in given.items() if is_number(option)}
     arrays = {name: option for name, option in given.items() if name not in numbers and option is not None}
     fixed = Fixed(kind, names, tuple(axis) if isinstance(axis, list) else axis, tuple(numbers.items()))
