@@ -26,7 +26,7 @@ class Options(NamedTuple):
 
         The shape and dtype of ``logits`` are enough; values are not looked at.
         """
-        if where is None and weight is None and pos_weight is None and _is_zero(threshold):
+        if where is None and weight is None and pos_weight is None and is_zero(threshold):
             return DEFAULT
         return cls(
             _read("where", where, logits, xp=xp),
@@ -49,7 +49,7 @@ class Options(NamedTuple):
         """True if none of them changes anything."""
         if self is DEFAULT:  # nearly every call
             return True
-        return self.where is None and self.weight is None and self.pos_weight is None and _is_zero(self.threshold)
+        return self.where is None and self.weight is None and self.pos_weight is None and is_zero(self.threshold)
 
 
 DEFAULT = Options()
@@ -61,7 +61,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
 
 
-def _is_zero(threshold: Any) -> bool:
+def is_zero(threshold: Any) -> bool:
+    """True for a threshold that is absent or the number 0."""
     return threshold is None or (is_number(threshold) and threshold == 0)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from zlpr_core._options import DEFAULT, Options
 
 from . import _torch_internals
-from ._formula import DivergenceCall, differentiable_gradient, divergence_gradients, linear_gradient, plain_divergence
+from ._formula import Inputs, PairCall, differentiable_gradient, linear_gradient, pair_gradients, plain_pair
 from ._layout import Shape
 from ._reduction import Reduction
 
@@ -48,7 +48,7 @@ class KernelLoss(torch.autograd.Function):
         input, target, *tensors = ctx.saved_tensors
         options = DEFAULT
         if ctx.numbers is not None:
-            options = Options._make([n if x is None else x for x, n in zip(tensors, ctx.numbers, strict=True)])
+            options = _joined(tensors, ctx.numbers)
         if torch.is_grad_enabled():
             gradient = differentiable_gradient(upstream, input, target, options, axes, reduction)
         elif _is_seen_through(upstream):
@@ -60,34 +60,49 @@ class KernelLoss(torch.autograd.Function):
         return None, None, None, None, gradient, None
 
 
-class ClosedDivergence(torch.autograd.Function):
-    """A reduced divergence with its gradients in closed form, by a kernel or else by the core's formulas.
+class ClosedPair(torch.autograd.Function):
+    """A reduced divergence, or R-Drop, with its gradients in closed form: by a kernel, or else by the core's formulas.
 
     Left to itself, autograd keeps 28 to 128 arrays of the logits' size.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: ModuleType | None, call: DivergenceCall, where: Tensor | None, p: Tensor, q: Tensor
+        ctx: Any,
+        kernel: ModuleType | None,
+        call: PairCall,
+        options: Options,
+        target: Tensor | None,
+        p: Tensor,
+        q: Tensor,
     ) -> Tensor:
+        inputs = Inputs(p, q, target, options)
         ctx.call, ctx.residuals = (kernel, call), None
-        ctx.save_for_backward(p, q, where)
+        ctx.numbers = [None if isinstance(x, Tensor) else x for x in options]
+        ctx.save_for_backward(p, q, target, *(x if isinstance(x, Tensor) else None for x in options))
         if kernel is None:
-            return plain_divergence(call, p, q, where)
-        divergence: Tensor
-        divergence, ctx.residuals = kernel.forward(call, p, q, where, ctx.needs_input_grad[3:])
-        return divergence
+            return plain_pair(call, inputs)
+        value: Tensor
+        value, ctx.residuals = kernel.forward(call, inputs, ctx.needs_input_grad[4:])
+        return value
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (kernel, call), (p, q, where) = ctx.call, ctx.saved_tensors
-        wanted = ctx.needs_input_grad[3:]
+        (kernel, call), (p, q, target, *tensors) = ctx.call, ctx.saved_tensors
+        inputs = Inputs(p, q, target, _joined(tensors, ctx.numbers))
+        wanted = ctx.needs_input_grad[4:]
         if kernel is None or torch.is_grad_enabled() or _is_seen_through(upstream):
-            gradients = divergence_gradients(call, upstream, p, q, where)
-            return None, None, None, *(g if want else None for g, want in zip(gradients, wanted, strict=True))
-        # A second backward finds no residuals and recomputes: this one may write over them.
-        residuals, ctx.residuals = ctx.residuals, None
-        return None, None, None, *kernel.backward(call, upstream, residuals, p, q, where, wanted)
+            gradients = pair_gradients(call, upstream, inputs)
+        else:
+            # A second backward finds no residuals and recomputes: this one may write over them.
+            residuals, ctx.residuals = ctx.residuals, None
+            gradients = kernel.backward(call, upstream, residuals, inputs, wanted)
+        return None, None, None, None, *(g if want else None for g, want in zip(gradients, wanted, strict=True))
+
+
+def _joined(tensors: list[Tensor | None], numbers: list[Any]) -> Options:
+    """The options, of which autograd saves the tensors."""
+    return Options._make([n if x is None else x for x, n in zip(tensors, numbers, strict=True)])
 
 
 def _is_seen_through(upstream: Tensor) -> bool:

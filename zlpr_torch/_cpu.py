@@ -45,7 +45,7 @@ def forward(
     labelled = labelled_examples(options.where, input.shape, axes)
     kept = with_gradient and keeps_gradient(input, reduction)
     upstream = expected_upstream(reduction, labelled, layout, input.shape) if kept else None
-    sweep = _Sweep(layout.rows(input), layout.rows(target), layout.options(options, input.shape), upstream)
+    sweep = Sweep(layout.rows(input), layout.rows(target), layout.options(options, input.shape), upstream)
     # cloned, because autograd refuses to modify in place what a Function returned as a view
     losses = layout.examples(sweep.losses, input.shape).clone() if reduction == "none" else sweep.losses
     loss = reduce(losses, reduction, labelled)
@@ -78,7 +78,7 @@ def backward(
     each = each.expand(layout.number_of_rows(input.shape), 1)
     arrays = layout.rows(input), layout.rows(target), layout.options(options, input.shape)
     gradient = layout.rows(residuals) if residuals is not None and overwrite else None
-    return layout.cells(_Sweep(*arrays, each, gradient).gradient, input.shape)
+    return layout.cells(Sweep(*arrays, each, gradient).gradient, input.shape)
 
 
 def keeps_gradient(input: Tensor, reduction: Reduction) -> bool:
@@ -96,7 +96,7 @@ def expected_upstream(reduction: Reduction, labelled: Tensor | None, layout: Lay
     return 1 / max(layout.number_of_rows(shape) if labelled is None else int(labelled.sum()), 1)
 
 
-class _Sweep:
+class Sweep:
     """One call, computed at once: ``losses`` of the rows, and their ``gradient`` if there is an ``upstream``."""
 
     def __init__(
@@ -146,7 +146,7 @@ class _Sweep:
         for start in range(0, self.count, self.step):
             rows = slice(start, start + self.step)
             upstream, gradient = some_rows(self.upstream, rows), some_rows(self.gradient, rows)
-            options = _options_of(self.options, rows)
+            options = options_of(self.options, rows)
             sums[rows], _ = self.block(self.logits[rows], self.targets[rows], options, upstream, gradient)
         return sums
 
@@ -229,11 +229,11 @@ class _Sweep:
     def recompute(self, rows: Tensor, losses: Tensor) -> None:
         """Some rows with care, or by the core."""
         logits, targets = self.logits[rows], some_rows(self.targets, rows)
-        options, upstream = _options_of(self.options, rows), some_rows(self.upstream, rows)
+        options, upstream = options_of(self.options, rows), some_rows(self.upstream, rows)
         if self.careful:
             found, gradient = _by_core(logits.to(self.dtype), targets, options, upstream)
         else:
-            sweep = _Sweep(logits, targets, options, upstream, careful=True)
+            sweep = Sweep(logits, targets, options, upstream, careful=True)
             found, gradient = sweep.losses, sweep.gradient
         losses[rows] = found
         if gradient is not None:
@@ -251,7 +251,7 @@ def _by_core(logits: Tensor, targets: Tensor, options: Options, upstream: Any) -
     return losses, None if upstream is None else upstream * zlpr_core.zlpr_grad(logits, targets, **arguments, xp=xp)
 
 
-def _options_of(options: Options, rows: Any) -> Options:
+def options_of(options: Options, rows: Any) -> Options:
     return options if options.are_default else Options._make([some_rows(option, rows) for option in options])
 
 

@@ -1,8 +1,8 @@
-"""The divergences and their gradients on a CPU, a block of rows at a time.
+"""The divergences, R-Drop and their gradients on a CPU, a block of rows at a time.
 
 As in ``_cpu``, forward computes the gradients for the upstream gradient that it expects, and everything between the
-logits and these is as small as a block. The arithmetic of a block is in ``_cpu_pairs``. A row whose value is not finite
-there is computed anew by the core.
+logits and these is as small as a block. The arithmetic of a block is in ``_cpu_pairs``, and for R-Drop in ``_cpu`` too,
+while the block is in the cache. A row whose value is not finite there is computed anew by the core.
 """
 
 from typing import Any
@@ -10,82 +10,68 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zlpr_core._options import Options
-from zlpr_core._pairs import read_pair
-
-from ._cpu import WIDE, expected_upstream, keeps_gradient, number_tensor
+from ._cpu import WIDE, Sweep, expected_upstream, keeps_gradient, number_tensor, options_of
 from ._cpu_pairs import BLOCKS, Block, Memory
-from ._formula import DivergenceCall
-from ._layout import Layout, layout_of, some_rows
-from ._namespace import xp
+from ._formula import Inputs, PairCall, pair_gradients, plain_pair
+from ._layout import layout_of, some_rows
 from ._reduction import labelled_examples, reduce
 
 CELLS = 2**16
 """In a block: a dozen arrays of them stay in the cache."""
 
-Gradients = tuple[Tensor | None, Tensor | None]
+Wanted = tuple[bool, bool]
+"""Whether the gradient in the first logit tensor is wanted, and in the second."""
 
 
-def forward(
-    call: DivergenceCall, p: Tensor, q: Tensor, where: Tensor | None, wanted: tuple[bool, bool]
-) -> tuple[Tensor, Gradients | None]:
-    """The reduced divergence, and for ``backward`` the ``wanted`` gradients for the expected upstream gradient."""
+def forward(call: PairCall, inputs: Inputs, wanted: Wanted) -> tuple[Tensor, list[Any] | None]:
+    """The reduced value, and for ``backward`` the ``wanted`` gradients for the expected upstream gradient."""
+    p, q, _, options = inputs
     layout = layout_of(p.dim(), call.axes)
-    labelled = labelled_examples(where, p.shape, call.axes)
+    labelled = labelled_examples(options.where, p.shape, call.axes)
     kept = any(wanted) and keeps_gradient(p, call.reduction) and keeps_gradient(q, call.reduction)
     upstream = expected_upstream(call.reduction, labelled, layout, p.shape) if kept else None
-    values, gradients = _sweep(call, layout, p, q, where, upstream, wanted)
+    values, gradients = _sweep(call, inputs, upstream, wanted)
     # cloned, because autograd refuses to modify in place what a Function returned as a view
     values = layout.examples(values, p.shape).clone() if call.reduction == "none" else values
     return reduce(values, call.reduction, labelled), gradients if kept else None
 
 
 def backward(
-    call: DivergenceCall, upstream: Tensor, residuals: Gradients | None, p: Tensor, q: Tensor, where: Tensor | None,
-    wanted: tuple[bool, bool],
-) -> Gradients:  # fmt: skip
+    call: PairCall, upstream: Tensor, residuals: list[Any] | None, inputs: Inputs, wanted: Wanted
+) -> list[Any]:
     """The gradients, in the memory of ``residuals``. Without any, or in half precision, they are computed anew."""
+    p, q, _, options = inputs
     layout = layout_of(p.dim(), call.axes)
     if residuals is not None and upstream.numel() == 1 and upstream.item() == 1:
         return residuals
     if residuals is not None and p.dtype in WIDE and q.dtype in WIDE:
         each = layout.beside_cells(upstream)
-        in_p, in_q = (None if gradient is None else gradient.mul_(each) for gradient in residuals)
-        return in_p, in_q
-    labelled = labelled_examples(where, p.shape, call.axes)
+        return [None if gradient is None else gradient.mul_(each) for gradient in residuals]
+    labelled = labelled_examples(options.where, p.shape, call.axes)
     each = upstream.reshape(-1, 1) * expected_upstream(call.reduction, labelled, layout, p.shape)
-    return _sweep(call, layout, p, q, where, each.expand(layout.number_of_rows(p.shape), 1), wanted)[1]
+    return _sweep(call, inputs, each.expand(layout.number_of_rows(p.shape), 1), wanted)[1]
 
 
-def _sweep(
-    call: DivergenceCall,
-    layout: Layout,
-    p: Tensor,
-    q: Tensor,
-    where: Tensor | None,
-    upstream: Any,
-    wanted: tuple[bool, bool],
-) -> tuple[Tensor, Gradients]:
-    rows = None if where is None else layout.rows(where.expand(p.shape))
-    sweep = _Sweep(call, layout.rows(p), layout.rows(q), rows, upstream, wanted)
-    in_p, in_q = (None if gradient is None else layout.cells(gradient, p.shape) for gradient in sweep.gradients)
-    return sweep.values, (in_p, in_q)
+def _sweep(call: PairCall, inputs: Inputs, upstream: Any, wanted: Wanted) -> tuple[Tensor, list[Any]]:
+    layout, shape = layout_of(inputs.p.dim(), call.axes), inputs.p.shape
+    target = None if inputs.target is None else layout.rows(inputs.target)
+    rows = Inputs(layout.rows(inputs.p), layout.rows(inputs.q), target, layout.options(inputs.options, shape))
+    sweep = _Sweep(call._replace(axes=(1,), reduction="none"), rows, upstream, wanted)
+    return sweep.values, [None if gradient is None else layout.cells(gradient, shape) for gradient in sweep.gradients]
 
 
 class _Sweep:
     """One call, computed at once: ``values`` of the rows in a column, and the ``gradients`` that are wanted."""
 
-    def __init__(
-        self, call: DivergenceCall, p: Tensor, q: Tensor, where: Tensor | None, upstream: Any, wanted: tuple[bool, bool]
-    ) -> None:
-        self.call, self.p, self.q, self.where, self.upstream = call, p, q, where, upstream
-        self.dtype = torch.float64 if torch.float64 in (p.dtype, q.dtype) else torch.float32
+    def __init__(self, call: PairCall, inputs: Inputs, upstream: Any, wanted: Wanted) -> None:
+        self.call, self.inputs, self.upstream = call, inputs, upstream
+        self.dtype = torch.float64 if torch.float64 in (inputs.p.dtype, inputs.q.dtype) else torch.float32
         self.wanted = wanted if upstream is not None else (False, False)
-        self.gradients = [x.new_empty(x.shape) if w else None for x, w in zip((p, q), self.wanted, strict=True)]
-        count, classes = p.shape
+        self.gradients = [x.new_empty(x.shape) if w else None for x, w in zip(inputs[:2], self.wanted, strict=True)]
+        count, classes = inputs.p.shape
         step = max(1, min(CELLS // classes, count))
         self.memory = Memory((step, classes), self.dtype) if step < count else Memory()
-        self.values = p.new_empty((count, 1), dtype=self.dtype)
+        self.values = inputs.p.new_empty((count, 1), dtype=self.dtype)
         for start in range(0, count, step):
             self.block(slice(start, start + step))
         if count and not self.values.sum().isfinite():
@@ -93,18 +79,35 @@ class _Sweep:
 
     def block(self, rows: slice) -> None:
         """The values of some rows, and their gradients."""
-        block = self.read(rows)
-        self.values[rows], gradients = BLOCKS[self.call.divergence](block, self.wanted)
-        for whole, gradient in zip(self.gradients, gradients, strict=True):
+        inputs = _some(self.inputs, rows)
+        block, each = self.read(inputs), some_rows(self.upstream, rows)
+        values, gradients = BLOCKS[self.call.divergence](block, self.wanted)
+        if self.call.share != 1:
+            values.mul_(self.call.share)
+        for logits, whole, gradient in zip(inputs[:2], self.gradients, gradients, strict=True):
+            loss = self.loss(logits, inputs, None if whole is None else 0.5 * each)
+            if loss is not None:
+                values.add_(loss.losses, alpha=0.5)
             if whole is not None:
-                each = some_rows(self.upstream, rows) * self.call.scale
-                torch.mul(gradient, each, out=whole[rows])
+                memory = whole[rows] if whole.dtype == self.dtype else gradient
+                torch.mul(gradient, each * (self.call.scale * self.call.share), out=memory)
+                if loss is not None:
+                    memory.add_(loss.gradient)
+                if memory is gradient:
+                    whole[rows] = memory
+        self.values[rows] = values
 
-    def read(self, rows: slice) -> Block:
-        """Some rows in the dtype that computes, scaled, and 0 where masked."""
-        memory, scale = self.memory.of_rows(len(self.values[rows])), self.call.scale
-        where = None if self.where is None else self.where[rows]
-        p, q = (self.wide(x[rows], where, memory[name]) for x, name in ((self.p, "x"), (self.q, "y")))
+    def loss(self, logits: Tensor, inputs: Inputs, upstream: Any) -> Sweep | None:
+        """Of the first or the second logits, if there is a target."""
+        if inputs.target is None:
+            return None
+        return Sweep(logits.to(self.dtype), inputs.target, inputs.options, upstream)
+
+    def read(self, inputs: Inputs) -> Block:
+        """In the dtype that computes, scaled, and 0 where masked."""
+        memory, scale = self.memory.of_rows(len(inputs.p)), self.call.scale
+        where = inputs.options.where
+        p, q = self.wide(inputs.p, where, memory["x"]), self.wide(inputs.q, where, memory["y"])
         gap = torch.sub(p, q, out=memory["gap"])
         if scale != 1:
             gap.mul_(scale)
@@ -119,11 +122,17 @@ class _Sweep:
 
     def recompute(self, rows: Tensor) -> None:
         """Some rows by the core."""
-        where = None if self.where is None else self.where[rows]
-        p, q = self.p[rows].to(self.dtype), self.q[rows].to(self.dtype)
-        pair = read_pair(p, q, -1, Options(where), self.call.scale, ("p_logits", "q_logits"), xp=xp)
-        self.values[rows, 0] = self.call.divergence.value(pair, xp=xp)
+        inputs = _some(self.inputs, rows)
+        inputs = inputs._replace(p=inputs.p.to(self.dtype), q=inputs.q.to(self.dtype))
+        self.values[rows, 0] = plain_pair(self.call, inputs)
         if any(self.wanted):
-            for whole, gradient in zip(self.gradients, self.call.divergence.gradients(pair, xp=xp), strict=True):
+            each = some_rows(self.upstream, rows)
+            upstream = each[:, 0] if isinstance(each, Tensor) else self.values.new_full((len(rows),), each)
+            for whole, gradient in zip(self.gradients, pair_gradients(self.call, upstream, inputs), strict=True):
                 if whole is not None:
-                    whole[rows] = (gradient * some_rows(self.upstream, rows)).to(whole.dtype)
+                    whole[rows] = gradient.to(whole.dtype)
+
+
+def _some(inputs: Inputs, rows: Any) -> Inputs:
+    target = some_rows(inputs.target, rows)
+    return Inputs(inputs.p[rows], inputs.q[rows], target, options_of(inputs.options, rows))

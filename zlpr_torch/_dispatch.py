@@ -12,11 +12,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from zlpr_core._options import DEFAULT, Options
+from zlpr_core._options import Options
 
 from . import _cpu, _cpu_divergences, _ops, _torch_internals
-from ._autograd import ClosedDivergence, KernelLoss
-from ._formula import DivergenceCall, plain_divergence, plain_loss
+from ._autograd import ClosedPair, KernelLoss
+from ._formula import Inputs, PairCall, plain_loss, plain_pair
 from ._layout import Shape
 from ._reduction import Reduction
 
@@ -42,17 +42,17 @@ def loss(
     return plain_loss(input, target, options, axes, reduction)
 
 
-def divergence(call: DivergenceCall, p: Tensor, q: Tensor, where: Tensor | None) -> Tensor:
-    """A reduced divergence of checked arguments, by the fastest way that is right here."""
-    if not isinstance(call.scale, (int, float)) or any(_needs_formula(x, where, DEFAULT) for x in (p, q)):
-        return plain_divergence(call, p, q, where)
+def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
+    """A reduced divergence, or R-Drop, of checked arguments, by the fastest way that is right here."""
+    p, q, target, options = inputs
+    is_plain = all(isinstance(number, float) for number in (call.scale, call.share))  # a tensor may be traced
+    if not is_plain or any(_needs_formula(x, target, options) for x in (p, q)):
+        return plain_pair(call, inputs)
     in_graph = torch.compiler.is_compiling() or _torch_internals.is_recorded() or _torch_internals.is_fake(p)
     kernel = None if in_graph or not (p.is_cpu and q.is_cpu) else _cpu_divergences
     if torch.is_grad_enabled() and (p.requires_grad or q.requires_grad):
-        return ClosedDivergence.apply(kernel, call, where, p, q)  # type: ignore[no-any-return, no-untyped-call]
-    if kernel is None:
-        return plain_divergence(call, p, q, where)
-    return kernel.forward(call, p, q, where, (False, False))[0]
+        return ClosedPair.apply(kernel, call, options, target, p, q)  # type: ignore[no-any-return, no-untyped-call]
+    return plain_pair(call, inputs) if kernel is None else kernel.forward(call, inputs, (False, False))[0]
 
 
 def _needs_formula(input: Tensor, target: Tensor | None, options: Options) -> bool:

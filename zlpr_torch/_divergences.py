@@ -1,7 +1,5 @@
 """How far apart two logit tensors are: ``(p_logits, q_logits)``, ``dim``, ``mask`` and ``reduction``."""
 
-from numbers import Real
-
 from torch import Tensor
 
 from zlpr_core._checks import class_axes
@@ -10,9 +8,9 @@ from zlpr_core._pairs import check_logits
 from zlpr_core._typing import Axis
 
 from . import _dispatch
-from ._formula import DivergenceCall
+from ._formula import Inputs, PairCall
 from ._losses import check_tensors
-from ._namespace import Option, read_options, xp
+from ._namespace import Option, as_number, read_options, xp
 from ._reduction import Reduction, check_reduction
 
 
@@ -115,7 +113,6 @@ def _divergence(
     check_reduction(reduction)
     check_tensors(p_logits=p, q_logits=q)
     check_logits(p, q, scale, ("p_logits", "q_logits"), xp=xp)
-    where: Tensor | None = read_options(p, mask, None, None, None).where
-    scale = float(scale) if isinstance(scale, Real) else scale  # NumPy's numbers too; a tensor may be traced
-    call = DivergenceCall(kind, scale, class_axes(p, dim, xp=xp), reduction)
-    return _dispatch.divergence(call, p, q, where)
+    options = read_options(p, mask, None, None, None)
+    call = PairCall(kind, as_number(scale, 1.0), class_axes(p, dim, xp=xp), reduction)
+    return _dispatch.of_pair(call, Inputs(p, q, None, options))

@@ -43,35 +43,55 @@ def linear_gradient(
     return (gradient * layout.beside_cells(upstream)).to(input.dtype)
 
 
-class DivergenceCall(NamedTuple):
-    """What is computed of two logit tensors."""
+class PairCall(NamedTuple):
+    """What is computed of two logit tensors: ``share`` of a divergence, and with a target the mean of their losses."""
 
     divergence: Divergence
     scale: float
     axes: Shape
     reduction: Reduction
+    share: float = 1.0
 
 
-def plain_divergence(call: DivergenceCall, p: Tensor, q: Tensor, where: Tensor | None) -> Tensor:
+class Inputs(NamedTuple):
+    """Of what. The options are those of the losses; their mask is that of the divergence too."""
+
+    p: Tensor
+    q: Tensor
+    target: Tensor | None
+    options: Options
+
+
+def plain_pair(call: PairCall, inputs: Inputs) -> Tensor:
     """Reduced."""
-    values: Tensor = call.divergence.value(_pair(call, p, q, where), xp=xp)
-    return reduce(values, call.reduction, labelled_examples(where, p.shape, call.axes))
+    values: Tensor = call.share * call.divergence.value(_pair(call, inputs), xp=xp)
+    if inputs.target is not None:
+        options = inputs.options.by_name()
+        first, second = (zlpr_core.zlpr(x, inputs.target, axis=call.axes, **options, xp=xp) for x in inputs[:2])
+        values = 0.5 * (first + second) + values
+    return reduce(values, call.reduction, labelled_examples(inputs.options.where, inputs.p.shape, call.axes))
 
 
-def divergence_gradients(
-    call: DivergenceCall, upstream: Tensor, p: Tensor, q: Tensor, where: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def pair_gradients(call: PairCall, upstream: Tensor, inputs: Inputs) -> list[Tensor]:
     """In both logit tensors, by operations that autograd and transforms see through."""
-    layout = Layout(p.dim(), call.axes)
+    layout = Layout(inputs.p.dim(), call.axes)
     if call.reduction == "mean":
-        upstream = upstream / _number_of_examples(layout, p.shape, where)
+        upstream = upstream / _number_of_examples(layout, inputs.p.shape, inputs.options.where)
     each = layout.beside_cells(upstream)
-    in_p, in_q = call.divergence.gradients(_pair(call, p, q, where), xp=xp)
-    return (in_p * each).to(p.dtype), (in_q * each).to(q.dtype)
+    gradients = []
+    for logits, apart in zip(inputs[:2], call.divergence.gradients(_pair(call, inputs), xp=xp), strict=True):
+        gradient = call.share * apart
+        if inputs.target is not None:
+            wide, options = logits.to(apart.dtype), inputs.options.by_name()
+            gradient = 0.5 * zlpr_core.zlpr_grad(wide, inputs.target, axis=call.axes, **options, xp=xp) + gradient
+        gradients.append((gradient * each).to(logits.dtype))
+    return gradients
 
 
-def _pair(call: DivergenceCall, p: Tensor, q: Tensor, where: Tensor | None) -> Pair:
-    return read_pair(p, q, call.axes, Options(where), call.scale, ("p_logits", "q_logits"), xp=xp)
+def _pair(call: PairCall, inputs: Inputs) -> Pair:
+    names = ("input1", "input2") if inputs.target is not None else ("p_logits", "q_logits")
+    options = Options(inputs.options.where)
+    return read_pair(inputs.p, inputs.q, call.axes, options, call.scale, names, xp=xp)
 
 
 def _number_of_examples(layout: Layout, shape: torch.Size, where: Tensor | None) -> int | Tensor:

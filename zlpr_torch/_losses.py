@@ -8,14 +8,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import zlpr_core
-from zlpr_core._checks import check_pair, class_axes
+from zlpr_core._checks import check_pair, check_positive, class_axes
+from zlpr_core._divergences import JEFFREYS
 from zlpr_core._indices import check_matrix, indicated
+from zlpr_core._options import is_zero
+from zlpr_core._pairs import check_logits
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _dispatch
 from ._dispatch import Implementation, check_implementation
-from ._namespace import Option, read_options, readable_option, xp
+from ._formula import Inputs, PairCall
+from ._namespace import Option, as_number, read_options, readable_option, xp
 from ._reduction import Reduction, check_reduction, labelled_examples, reduce
 from ._torch_internals import sparse_entries
 
@@ -235,10 +239,17 @@ def rdrop_zlpr_loss(
     check_tensors(input1=input1, input2=input2, target=target)
     target, mask = _prepared(target, mask, input1, label_smoothing, ignore_index)
     options = read_options(input1, mask, weight, pos_weight, threshold)
-    losses = zlpr_core.rdrop_zlpr(
-        input1, input2, target, alpha=alpha, scale=scale, axis=dim, **options.by_name(), xp=xp
-    )
-    return reduce(losses, reduction, labelled_examples(options.where, input1.shape, class_axes(input1, dim, xp=xp)))
+    if not is_zero(options.threshold):  # subtracted in all three terms, with its rounding error
+        own: Any = {"alpha": alpha, "scale": scale, "axis": dim}
+        losses = zlpr_core.rdrop_zlpr(input1, input2, target, **own, **options.by_name(), xp=xp)
+        axes = class_axes(input1, dim, xp=xp)
+        return reduce(losses, reduction, labelled_examples(options.where, input1.shape, axes))
+    check_pair(input1, target, xp=xp)
+    check_logits(input1, input2, scale, ("input1", "input2"), xp=xp)
+    alpha, scale = as_number(alpha, 4.0), as_number(scale, 1.0)
+    check_positive("alpha", alpha, zero=True)
+    call = PairCall(JEFFREYS, scale, class_axes(input1, dim, xp=xp), reduction, alpha / 4)
+    return _dispatch.of_pair(call, Inputs(input1, input2, target, options))
 
 
 def zlpr_terms(

@@ -1,5 +1,6 @@
 """PyTorch spelled as ``zlpr_core``'s Namespace."""
 
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import array_api_compat.torch
@@ -43,6 +44,12 @@ def read_options(input: torch.Tensor, mask: Any, weight: Any, pos_weight: Any, t
     if torch.compiler.is_compiling():
         return Options.of(input, *[readable_option(option) for option in given], xp=xp)
     return Options.of(input, *given, xp=xp)
+
+
+def as_number(value: Any, default: float) -> Any:
+    """None is the default, and a NumPy number one of Python's; a tensor, which may be traced, stays."""
+    value = default if value is None else value
+    return float(value) if isinstance(value, Real) else value
 
 
 def _isdtype(dtype: torch.dtype, kind: Any, /) -> bool:
