@@ -22,11 +22,11 @@ def _not_dense(argument: str, value: Any) -> TypeError:
     """What to do instead, in one sentence."""
     if isinstance(value, Tensor) and value.is_nested:
         return TypeError(f"`{argument}` must be one tensor. Received: a NestedTensor. {_fix_of_nested(argument)}")
-    if isinstance(value, Tensor) or hasattr(value, "toarray"):  # the second is SciPy's
-        return sparse_error(value, {"target": "targets"}.get(argument, argument), xp=xp)
     fix = "Wrap it in torch.as_tensor."
-    if isinstance(value, torch.fx.Proxy):
-        fix = 'A function of ours is traced as one step: call torch.fx.wrap("...") with its name in the module of yours.'
+    if isinstance(value, torch.fx.Proxy):  # which has every attribute that one asks for
+        fix = "torch.fx traces a loss as one step: call torch.fx.wrap with its name in the module that calls it."
+    elif isinstance(value, Tensor) or hasattr(value, "toarray"):  # the second is SciPy's
+        return sparse_error(value, {"target": "targets"}.get(argument, argument), xp=xp)
     return TypeError(f"`{argument}` must be a torch.Tensor. Received: {type(value).__name__}. {fix}")
 
 
