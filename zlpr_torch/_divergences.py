@@ -8,10 +8,10 @@ from zlpr_core._pairs import check_logits
 from zlpr_core._typing import Axis
 
 from . import _dispatch
+from ._arguments import check_tensors, read_options
 from ._formula import Inputs, PairCall
-from ._losses import check_tensors
-from ._namespace import Option, as_number, read_options, xp
-from ._reduction import Reduction, check_reduction
+from ._namespace import Option, as_number, xp
+from ._reduction import Reduction, read_reduction
 
 
 def kl_divergence(
@@ -20,8 +20,8 @@ def kl_divergence(
     *,
     dim: Axis = -1,
     mask: Option = None,
-    scale: float = 1.0,
-    reduction: Reduction = "mean",
+    scale: float | None = 1.0,
+    reduction: Reduction | None = "mean",
 ) -> Tensor:
     r"""Kullback-Leibler divergence between the label probabilities of two logit tensors, summed over the labels.
 
@@ -62,8 +62,8 @@ def symmetric_kl_divergence(
     *,
     dim: Axis = -1,
     mask: Option = None,
-    scale: float = 1.0,
-    reduction: Reduction = "mean",
+    scale: float | None = 1.0,
+    reduction: Reduction | None = "mean",
 ) -> Tensor:
     r"""Jeffreys' divergence, the sum of :func:`kl_divergence` in both directions.
 
@@ -87,7 +87,7 @@ def zlpr_divergence(
     *,
     dim: Axis = -1,
     mask: Option = None,
-    reduction: Reduction = "mean",
+    reduction: Reduction | None = "mean",
 ) -> Tensor:
     r"""The divergence that soft ZLPR itself induces: its regret when ``p_logits`` are right and ``q_logits`` are said.
 
@@ -108,11 +108,11 @@ def zlpr_divergence(
 
 
 def _divergence(
-    kind: Divergence, p: Tensor, q: Tensor, dim: Axis, mask: Option, scale: float, reduction: Reduction
+    kind: Divergence, p: Tensor, q: Tensor, dim: Axis, mask: Option, scale: float | None, reduction: Reduction | None
 ) -> Tensor:
-    check_reduction(reduction)
     check_tensors(p_logits=p, q_logits=q)
+    scale = as_number(scale, 1.0)
     check_logits(p, q, scale, ("p_logits", "q_logits"), xp=xp)
     options = read_options(p, mask, None, None, None)
-    call = PairCall(kind, as_number(scale, 1.0), class_axes(p, dim, xp=xp), reduction)
+    call = PairCall(kind, scale, class_axes(p, dim, xp=xp), read_reduction(reduction))
     return _dispatch.of_pair(call, Inputs(p, q, None, options))

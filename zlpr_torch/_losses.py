@@ -10,17 +10,18 @@ from torch.nn.utils.rnn import pad_sequence
 import zlpr_core
 from zlpr_core._checks import check_pair, check_positive, class_axes
 from zlpr_core._divergences import JEFFREYS
-from zlpr_core._indices import check_matrix, indicated
+from zlpr_core._indices import PAD, check_matrix, indicated
 from zlpr_core._options import is_zero
 from zlpr_core._pairs import check_logits
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _dispatch
-from ._dispatch import Implementation, check_implementation
+from ._arguments import check_ids, check_tensors, read_options, readable_option
+from ._dispatch import Implementation, read_implementation
 from ._formula import Inputs, PairCall
-from ._namespace import Option, as_number, read_options, readable_option, xp
-from ._reduction import Reduction, check_reduction, labelled_examples, reduce
+from ._namespace import Option, as_number, asarray, xp
+from ._reduction import Reduction, labelled_examples, read_reduction, reduce
 from ._torch_internals import sparse_entries
 
 
@@ -35,8 +36,8 @@ def zlpr_loss(
     threshold: Option = 0.0,
     label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
-    reduction: Reduction = "mean",
-    impl: Implementation = "auto",
+    reduction: Reduction | None = "mean",
+    impl: Implementation | None = "auto",
 ) -> Tensor:
     r"""Multi-label ZLPR loss, where ``binary_cross_entropy_with_logits`` stood.
 
@@ -86,8 +87,7 @@ def zlpr_loss(
         (0.9889..., tensor([[-0.1192,  0.1554,  0.4223]]))
     """
     check_tensors(input=input, target=target)
-    check_reduction(reduction)
-    check_implementation(impl)
+    reduction, impl = read_reduction(reduction), read_implementation(impl)
     if label_smoothing or ignore_index is not None or mask is not None:
         target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
     check_pair(input, target, xp=xp)
@@ -106,9 +106,9 @@ def sparse_zlpr_loss(
     pos_weight: Option = None,
     threshold: Option = 0.0,
     label_smoothing: float | None = 0.0,
-    pad: int = -1,
-    reduction: Reduction = "mean",
-    impl: Implementation = "auto",
+    pad: int | None = -1,
+    reduction: Reduction | None = "mean",
+    impl: Implementation | None = "auto",
 ) -> Tensor:
     r"""ZLPR of class ids: :func:`zlpr_loss` of the rows that the ids stand for.
 
@@ -164,13 +164,16 @@ def sparse_zlpr_loss(
     )
 
 
-def _targets(indices: Any, input: Tensor, dim: Axis, pad: int) -> Tensor:
+def _targets(indices: Any, input: Tensor, dim: Axis, pad: int | None) -> Tensor:
     """The dense targets that class ids of any form stand for."""
+    check_ids(indices)
     if isinstance(indices, Tensor) and indices.layout != torch.strided:
         return _from_matrix(indices, input, dim)
     if isinstance(indices, (list, tuple)) and indices and isinstance(indices[0], Tensor):
         rows = [_id_row(row) for row in indices]
-        indices = pad_sequence(rows, batch_first=True, padding_value=pad).to(input.device)
+        indices = pad_sequence(rows, batch_first=True, padding_value=PAD if pad is None else pad).to(input.device)
+    elif not isinstance(indices, Tensor) and hasattr(indices, "__array__"):  # NumPy's
+        indices = asarray(indices, device=input.device)
     target: Tensor = indicated(indices, input, dim, pad, xp=xp)
     return target
 
@@ -197,8 +200,8 @@ def rdrop_zlpr_loss(
     input2: Tensor,
     target: Tensor,
     *,
-    alpha: float = 4.0,
-    scale: float = 1.0,
+    alpha: float | None = 4.0,
+    scale: float | None = 1.0,
     dim: Axis = -1,
     mask: Option = None,
     weight: Option = None,
@@ -206,7 +209,7 @@ def rdrop_zlpr_loss(
     threshold: Option = 0.0,
     label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
-    reduction: Reduction = "mean",
+    reduction: Reduction | None = "mean",
 ) -> Tensor:
     r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
 
@@ -235,7 +238,7 @@ def rdrop_zlpr_loss(
         >>> rdrop_zlpr_loss(first, second, torch.tensor([[1, 0]]))
         tensor(0.6438)
     """
-    check_reduction(reduction)
+    reduction = read_reduction(reduction)
     check_tensors(input1=input1, input2=input2, target=target)
     target, mask = _prepared(target, mask, input1, label_smoothing, ignore_index)
     options = read_options(input1, mask, weight, pos_weight, threshold)
@@ -244,9 +247,9 @@ def rdrop_zlpr_loss(
         losses = zlpr_core.rdrop_zlpr(input1, input2, target, **own, **options.by_name(), xp=xp)
         axes = class_axes(input1, dim, xp=xp)
         return reduce(losses, reduction, labelled_examples(options.where, input1.shape, axes))
+    alpha, scale = as_number(alpha, 4.0), as_number(scale, 1.0)
     check_pair(input1, target, xp=xp)
     check_logits(input1, input2, scale, ("input1", "input2"), xp=xp)
-    alpha, scale = as_number(alpha, 4.0), as_number(scale, 1.0)
     check_positive("alpha", alpha, zero=True)
     call = PairCall(JEFFREYS, scale, class_axes(input1, dim, xp=xp), reduction, alpha / 4)
     return _dispatch.of_pair(call, Inputs(input1, input2, target, options))
@@ -285,17 +288,9 @@ def zlpr_terms(
     return zlpr_core.zlpr_terms(input, target, axis=dim, **options.by_name(), xp=xp)
 
 
-def check_tensors(**arguments: object) -> None:
-    """Raise unless all are tensors."""
-    for argument, value in arguments.items():
-        if not isinstance(value, Tensor):
-            msg = f"`{argument}` must be a torch.Tensor. Received: {type(value).__name__}. Wrap it in torch.as_tensor."
-            raise TypeError(msg)
-
-
 def _prepared(
     target: Tensor, mask: Option, input: Tensor, label_smoothing: float | None, ignore_index: float | None
 ) -> tuple[Tensor, Tensor | None]:
     """``(target, mask)`` with ``label_smoothing`` and ``ignore_index`` worked in."""
-    where = readable_option(mask)
+    where = readable_option("mask", mask)
     return prepare_targets(target, where, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp)
