@@ -13,13 +13,13 @@ from torch import Tensor
 from zlpr_core._options import DEFAULT, Options
 
 from . import _torch_internals
-from ._formula import Inputs, PairCall, differentiable_gradient, linear_gradient, pair_gradients, plain_pair
+from ._formula import Inputs, PairCall, differentiable_gradients, linear_gradient, pair_gradients, plain_pair
 from ._layout import Shape
 from ._reduction import Reduction
 
 
 class KernelLoss(torch.autograd.Function):
-    """Reduced ZLPR with the derivative in ``input``."""
+    """Reduced ZLPR with the derivative in ``input``, and in ``threshold`` if that learns."""
 
     @staticmethod
     def forward(
@@ -30,7 +30,9 @@ class KernelLoss(torch.autograd.Function):
         options: Options,
         input: Tensor,
         target: Tensor,
+        threshold: Tensor | None,
     ) -> Tensor:
+        """``threshold`` is that of the options again, if it requires a gradient: autograd does not look into these."""
         loss: Tensor
         loss, ctx.residuals = kernel.forward(input, target, options, axes, reduction, with_gradient=True)
         ctx.call = kernel, axes, reduction
@@ -49,15 +51,20 @@ class KernelLoss(torch.autograd.Function):
         options = DEFAULT
         if ctx.numbers is not None:
             options = _joined(tensors, ctx.numbers)
+        threshold = options.threshold if ctx.needs_input_grad[6] else None
         if torch.is_grad_enabled():
-            gradient = differentiable_gradient(upstream, input, target, options, axes, reduction)
-        elif _is_seen_through(upstream):
+            wrt = [x for x, needed in ((input, ctx.needs_input_grad[4]), (threshold, threshold is not None)) if needed]
+            gradients = differentiable_gradients(upstream, input, target, options, axes, reduction, wrt)
+            in_input = gradients[0] if ctx.needs_input_grad[4] else None
+            return None, None, None, None, in_input, None, None if threshold is None else gradients[-1]
+        if _is_seen_through(upstream):
             gradient = linear_gradient(upstream, input, target, options, axes, reduction)
         else:
             # A second backward finds no residuals and recomputes: this one may write over them.
             residuals, ctx.residuals = ctx.residuals, None
             gradient = kernel.backward(upstream, residuals, input, target, options, axes, reduction, overwrite=True)
-        return None, None, None, None, gradient, None
+        in_threshold = None if threshold is None else -gradient.sum_to_size(threshold.shape).to(threshold.dtype)
+        return None, None, None, None, gradient if ctx.needs_input_grad[4] else None, None, in_threshold
 
 
 class ClosedPair(torch.autograd.Function):

@@ -28,18 +28,21 @@ def loss(
 ) -> Tensor:
     """Reduced ZLPR of checked arguments, by the fastest way that is right here."""
     in_graph = torch.compiler.is_compiling()
-    if impl == "plain" or _needs_formula(input, target, options):
+    learned = None if in_graph or options.are_default else _learned_threshold(input, options)
+    if impl == "plain" or _needs_formula(
+        input, target, options if learned is None else options._replace(threshold=0.0)
+    ):
         if torch.is_grad_enabled() and not in_graph:
             target, options = _saveable(target), Options._make([_saveable(option) for option in options])
         return plain_loss(input, target, options, axes, reduction)
     kernel = None if in_graph else _kernel_for(input.device, impl)
-    with_gradient = input.requires_grad and torch.is_grad_enabled()
+    with_gradient = torch.is_grad_enabled() and (input.requires_grad or learned is not None)
     if in_graph or _torch_internals.is_recorded() or _torch_internals.is_fake(input):
-        if _has_ops(input.device):
+        if learned is None and _has_ops(input.device):
             return _ops.loss(input, target, options, axes, reduction, with_gradient)
     elif kernel is not None:
         if with_gradient:
-            return KernelLoss.apply(kernel, axes, reduction, options, input, target)  # type: ignore[no-any-return, no-untyped-call]
+            return KernelLoss.apply(kernel, axes, reduction, options, input, target, learned)  # type: ignore[no-any-return, no-untyped-call]
         return kernel.forward(input, target, options, axes, reduction, with_gradient=False)[0]  # type: ignore[no-any-return]
     return plain_loss(input, target, options, axes, reduction)
 
@@ -55,6 +58,16 @@ def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
     if torch.is_grad_enabled() and (p.requires_grad or q.requires_grad):
         return ClosedPair.apply(kernel, call, options, target, p, q)  # type: ignore[no-any-return, no-untyped-call]
     return plain_pair(call, inputs) if kernel is None else kernel.forward(call, inputs, (False, False))[0]
+
+
+def _learned_threshold(input: Tensor, options: Options) -> Tensor | None:
+    """The threshold if it requires a gradient, which is minus the sum of that in the logits.
+
+    None beside half precision, whose gradient is rounded before it could be summed.
+    """
+    threshold, wide = options.threshold, input.dtype in _cpu.WIDE
+    is_learned = wide and type(threshold) in _PLAIN and threshold.requires_grad and torch.is_grad_enabled()
+    return threshold if is_learned else None
 
 
 def _needs_formula(input: Tensor, target: Tensor | None, options: Options) -> bool:

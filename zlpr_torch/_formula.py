@@ -21,14 +21,20 @@ def plain_loss(input: Tensor, target: Tensor, options: Options, axes: Shape, red
     return reduce(losses, reduction, labelled_examples(options.where, input.shape, axes))
 
 
-def differentiable_gradient(
-    upstream: Tensor, input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction
-) -> Tensor:
-    """The gradient with a graph of its own, for second order. A kernel's gradient would be a constant to autograd."""
+def differentiable_gradients(
+    upstream: Tensor,
+    input: Tensor,
+    target: Tensor,
+    options: Options,
+    axes: Shape,
+    reduction: Reduction,
+    wrt: list[Tensor],
+) -> tuple[Tensor, ...]:
+    """Gradients with a graph of their own, for second order. A kernel's would be constants to autograd."""
     with torch.enable_grad():
         loss = plain_loss(input, target, options, axes, reduction)
-    (gradient,) = torch.autograd.grad(loss, input, upstream, create_graph=True)
-    return gradient
+    gradients: tuple[Tensor, ...] = torch.autograd.grad(loss, wrt, upstream, create_graph=True)
+    return gradients
 
 
 def linear_gradient(
