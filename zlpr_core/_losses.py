@@ -221,10 +221,17 @@ def zlpr_grad(
     >>> zlpr_grad(np.asarray([[2.0, -1.0, 0.0]]), np.asarray([[1, 0, 0]])).round(4)
     array([[-0.1192,  0.1554,  0.4223]])
     """
-    read = _read(logits, targets, axis, where, weight, pos_weight, threshold, xp)
-    positive, negative = _softmax_weights(read)
-    grad: ArrayT = read.xp.astype(read.xp.where(read.movable, negative - positive, 0.0), logits.dtype)
+    options = Options(where, weight, pos_weight, threshold)
+    positive, negative = terms_gradients(logits, targets, axis, options, xp=xp)
+    grad: ArrayT = infer(xp, logits=logits, targets=targets).astype(negative + positive, logits.dtype)
     return grad
+
+
+def terms_gradients(logits: Array, targets: Array, axis: Axis, options: Options, /, *, xp: Namespace | None) -> Halves:
+    """Derivatives of the two of :func:`zlpr_terms` in the logits, in the dtype that computes."""
+    read = _read(logits, targets, axis, options.where, options.weight, options.pos_weight, options.threshold, xp)
+    positive, negative = _softmax_weights(read)
+    return Halves(read.xp.where(read.movable, -positive, 0.0), read.xp.where(read.movable, negative, 0.0))
 
 
 def zlpr_hessian_diag(

@@ -12,8 +12,16 @@ from torch import Tensor
 
 from zlpr_core._options import DEFAULT, Options
 
-from . import _torch_internals
-from ._formula import Inputs, PairCall, differentiable_gradients, linear_gradient, pair_gradients, plain_pair
+from . import _cpu, _torch_internals
+from ._formula import (
+    Inputs,
+    PairCall,
+    differentiable_gradients,
+    gradient_of_terms,
+    linear_gradient,
+    pair_gradients,
+    plain_pair,
+)
 from ._layout import Shape
 from ._reduction import Reduction
 
@@ -65,6 +73,24 @@ class KernelLoss(torch.autograd.Function):
             gradient = kernel.backward(upstream, residuals, input, target, options, axes, reduction, overwrite=True)
         in_threshold = None if threshold is None else -gradient.sum_to_size(threshold.shape).to(threshold.dtype)
         return None, None, None, None, gradient if ctx.needs_input_grad[4] else None, None, in_threshold
+
+
+class KernelTerms(torch.autograd.Function):
+    """The two halves on a CPU with the derivative in ``input``."""
+
+    @staticmethod
+    def forward(ctx: Any, axes: Shape, options: Options, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.axes, ctx.numbers = axes, [None if isinstance(x, Tensor) else x for x in options]
+        ctx.save_for_backward(input, target, *(x if isinstance(x, Tensor) else None for x in options))
+        return _cpu.forward_terms(input, target, options, axes)
+
+    @staticmethod
+    def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor | None, ...]:
+        input, target, *tensors = ctx.saved_tensors
+        options = _joined(tensors, ctx.numbers)
+        is_seen = torch.is_grad_enabled() or any(map(_is_seen_through, upstreams))
+        gradient = (gradient_of_terms if is_seen else _cpu.backward_terms)(upstreams, input, target, options, ctx.axes)
+        return None, None, gradient, None
 
 
 class ClosedPair(torch.autograd.Function):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import zlpr_core
+from zlpr_core._losses import terms_gradients
 from zlpr_core._options import Options
 from zlpr_core._targets import read_targets
 
@@ -81,6 +82,30 @@ def backward(
     return layout.cells(Sweep(*arrays, each, gradient).gradient, input.shape)
 
 
+def forward_terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple[Tensor, Tensor]:
+    """The two halves of each example."""
+    halves = _terms_sweep(input, target, options, axes, None).losses
+    layout = layout_of(input.dim(), axes)
+    positive, negative = (layout.examples(half, input.shape).clone() for half in halves.unbind(1))
+    return positive, negative
+
+
+def backward_terms(
+    upstreams: tuple[Tensor, Tensor], input: Tensor, target: Tensor, options: Options, axes: Shape
+) -> Tensor:
+    """The gradient. Nothing is kept for it: that of each half would be an array of its own."""
+    upstream = torch.stack([half.reshape(-1) for half in upstreams], 1)
+    return layout_of(input.dim(), axes).cells(
+        _terms_sweep(input, target, options, axes, upstream).gradient, input.shape
+    )
+
+
+def _terms_sweep(input: Tensor, target: Tensor, options: Options, axes: Shape, upstream: Tensor | None) -> "Sweep":
+    layout = layout_of(input.dim(), axes)
+    arrays = layout.rows(input), layout.rows(target), layout.options(options, input.shape)
+    return Sweep(*arrays, upstream, halves=True)
+
+
 def keeps_gradient(input: Tensor, reduction: Reduction) -> bool:
     """True if forward computes the gradient: not where backward would recompute it because of its upstream gradient.
 
@@ -97,7 +122,10 @@ def expected_upstream(reduction: Reduction, labelled: Tensor | None, layout: Lay
 
 
 class Sweep:
-    """One call, computed at once: ``losses`` of the rows, and their ``gradient`` if there is an ``upstream``."""
+    """One call, computed at once: ``losses`` of the rows, and their ``gradient`` if there is an ``upstream``.
+
+    The losses are a column, or with ``halves`` one for the positive and one for the negative half.
+    """
 
     def __init__(
         self,
@@ -108,7 +136,9 @@ class Sweep:
         gradient: Tensor | None = None,
         *,
         careful: bool = False,
+        halves: bool = False,
     ) -> None:
+        self.columns = 2 if halves else 1  # of the losses, and of an upstream gradient
         self.logits, self.targets, self.options = logits, targets, options
         self.upstream = upstream  # a number, a column with one a row, or None
         self.careful = careful
@@ -130,7 +160,7 @@ class Sweep:
             losses = self.blocks()
             redo = self.inexact(losses)
         else:
-            losses = self.logits.new_empty((self.count, 1), dtype=self.dtype)
+            losses = self.logits.new_empty((self.count, self.columns), dtype=self.dtype)
             redo = torch.arange(self.count, device="cpu")
         if redo is not None:
             for start in range(0, len(redo), self.step):
@@ -142,7 +172,7 @@ class Sweep:
         if self.step == self.count:
             losses, self.gradient = self.block(self.logits, self.targets, self.options, self.upstream, self.gradient)
             return losses
-        losses = self.logits.new_empty((self.count, 1), dtype=self.dtype)
+        losses = self.logits.new_empty((self.count, self.columns), dtype=self.dtype)
         for start in range(0, self.count, self.step):
             rows = slice(start, start + self.step)
             upstream, gradient = some_rows(self.upstream, rows), some_rows(self.gradient, rows)
@@ -161,12 +191,18 @@ class Sweep:
             self.weigh(options, negative, positive)
         one = number_tensor(1.0, self.dtype)
         positive_sum, negative_sum = positive.sum(1, True), negative.sum(1, True)
-        losses = torch.log1p(positive_sum).add_(torch.log1p(negative_sum))
+        losses = self.joined(torch.log1p(positive_sum), torch.log1p(negative_sum))
         if upstream is not None:
             each = upstream if isinstance(upstream, Tensor) else number_tensor(upstream, self.dtype)
-            negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / (positive_sum + one), value=-1)
+            in_positive, in_negative = (each, each) if self.columns == 1 else (each[:, :1], each[:, 1:])
+            negative.mul_(in_negative / (negative_sum + one))
+            negative.addcmul_(positive, in_positive / (positive_sum + one), value=-1)
             gradient = negative if gradient is None or in_place else gradient.copy_(negative)
         return losses if illegal is None else losses.masked_fill_(illegal, torch.nan), gradient
+
+    def joined(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """Two columns as the losses."""
+        return positive.add_(negative) if self.columns == 1 else torch.cat([positive, negative], 1)
 
     def terms(
         self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor | None
@@ -222,20 +258,30 @@ class Sweep:
         limit = LIMIT[self.dtype]
         if self.count == 0 or losses.max().item() < limit:
             return None
-        return (~(losses[:, 0] < limit)).nonzero()[:, 0]
+        return (~(losses < limit).all(1)).nonzero()[:, 0]
 
     def recompute(self, rows: Tensor, losses: Tensor) -> None:
         """Some rows with care, or by the core."""
         logits, targets = self.logits[rows], some_rows(self.targets, rows)
         options, upstream = options_of(self.options, rows), some_rows(self.upstream, rows)
         if self.careful:
-            found, gradient = _by_core(logits.to(self.dtype), targets, options, upstream)
+            found, gradient = self.by_core(logits.to(self.dtype), targets, options, upstream)
         else:
-            sweep = Sweep(logits, targets, options, upstream, careful=True)
+            sweep = Sweep(logits, targets, options, upstream, careful=True, halves=self.columns == 2)
             found, gradient = sweep.losses, sweep.gradient
         losses[rows] = found
         if gradient is not None:
             self.gradient[rows] = gradient.to(self.gradient.dtype)
+
+    def by_core(self, logits: Tensor, targets: Tensor, options: Options, upstream: Any) -> tuple[Tensor, Any]:
+        """The losses and the gradient of some rows."""
+        positive, negative = zlpr_core.zlpr_terms(logits, targets, **options.by_name(), xp=xp)
+        losses = self.joined(positive.unsqueeze(1), negative.unsqueeze(1))
+        if upstream is None:
+            return losses, None
+        in_positive, in_negative = (upstream, upstream) if self.columns == 1 else (upstream[:, :1], upstream[:, 1:])
+        positive, negative = terms_gradients(logits, targets, -1, options, xp=xp)
+        return losses, in_positive * positive + in_negative * negative
 
 
 def _bytes(flags: Tensor) -> Tensor:
@@ -251,12 +297,6 @@ def _bytes(flags: Tensor) -> Tensor:
 def _copy(values: Tensor, dtype: torch.dtype, memory: Tensor | None) -> Tensor:
     """A copy in ``memory`` if there is any; ``values`` themselves if they have the dtype and there is none."""
     return values.to(dtype) if memory is None else memory.copy_(values)
-
-
-def _by_core(logits: Tensor, targets: Tensor, options: Options, upstream: Any) -> tuple[Tensor, Any]:
-    arguments = options.by_name()
-    losses = zlpr_core.zlpr(logits, targets, **arguments, xp=xp).unsqueeze(1)
-    return losses, None if upstream is None else upstream * zlpr_core.zlpr_grad(logits, targets, **arguments, xp=xp)
 
 
 def options_of(options: Options, rows: Any) -> Options:

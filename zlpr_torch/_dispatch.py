@@ -12,12 +12,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+import zlpr_core
 from zlpr_core._options import Options
 
 from . import _cpu, _cpu_divergences, _ops, _torch_internals
-from ._autograd import ClosedPair, KernelLoss
+from ._autograd import ClosedPair, KernelLoss, KernelTerms
 from ._formula import Inputs, PairCall, plain_loss, plain_pair
 from ._layout import Shape
+from ._namespace import xp
 from ._reduction import Reduction
 
 Implementation: TypeAlias = Literal["auto", "plain", "blocked", "triton"]
@@ -45,6 +47,16 @@ def loss(
             return KernelLoss.apply(kernel, axes, reduction, options, input, target, learned)  # type: ignore[no-any-return, no-untyped-call]
         return kernel.forward(input, target, options, axes, reduction, with_gradient=False)[0]  # type: ignore[no-any-return]
     return plain_loss(input, target, options, axes, reduction)
+
+
+def terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple[Tensor, Tensor]:
+    """The two halves of checked arguments, by the CPU kernel where that is right."""
+    in_graph = torch.compiler.is_compiling() or _torch_internals.is_recorded() or _torch_internals.is_fake(input)
+    if in_graph or not input.is_cpu or _needs_formula(input, target, options):
+        return zlpr_core.zlpr_terms(input, target, axis=axes, **options.by_name(), xp=xp)
+    if torch.is_grad_enabled() and input.requires_grad:
+        return KernelTerms.apply(axes, options, input, target)  # type: ignore[no-any-return, no-untyped-call]
+    return _cpu.forward_terms(input, target, options, axes)
 
 
 def of_pair(call: PairCall, inputs: Inputs) -> Tensor:

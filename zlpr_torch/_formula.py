@@ -1,5 +1,6 @@
 """The plain way: the core's formula on tensors, which autograd and every transform see through."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 import zlpr_core
 from zlpr_core._divergences import Divergence
+from zlpr_core._losses import terms_gradients
 from zlpr_core._options import Options
 from zlpr_core._pairs import Pair, read_pair
 
@@ -47,6 +49,17 @@ def linear_gradient(
     if reduction == "mean":
         upstream = upstream / _number_of_examples(layout, input.shape, options.where)
     return (gradient * layout.beside_cells(upstream)).to(input.dtype)
+
+
+def gradient_of_terms(
+    upstreams: Sequence[Tensor], input: Tensor, target: Tensor, options: Options, axes: Shape
+) -> Tensor:
+    """Of the two halves together, by operations that autograd and transforms see through."""
+    layout = Layout(input.dim(), axes)
+    parts = terms_gradients(input, target, axes, options, xp=xp)
+    positive, negative = (layout.beside_cells(each) * part for each, part in zip(upstreams, parts, strict=True))
+    gradient: Tensor = positive + negative
+    return gradient.to(input.dtype)
 
 
 class PairCall(NamedTuple):

@@ -285,7 +285,8 @@ def zlpr_terms(
     check_tensors(input=input, target=target)
     target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
     options = read_options(input, mask, weight, pos_weight, threshold)
-    return zlpr_core.zlpr_terms(input, target, axis=dim, **options.by_name(), xp=xp)
+    check_pair(input, target, xp=xp)
+    return _dispatch.terms(input, target, options, class_axes(input, dim, xp=xp))
 
 
 def _prepared(
