@@ -1,4 +1,4 @@
-"""What came out: a table of ratios, and the CSV files from which the figure and the tables of the documentation come."""
+"""What came out: a table of ratios, and the CSV files that the documentation takes its figure and tables from."""
 
 import csv
 import platform

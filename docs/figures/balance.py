@@ -22,13 +22,13 @@ def label(axes: Axes, place: tuple[float, float], text: str, name: str, **where:
 
 
 shares = 100 * np.array([zlpr_share(classes) for classes in CLASSES])
-figure = sheet(height=3)
+figure = sheet(width=5.6, height=2.9)
 axes = figure.subplots()
 axes.semilogx(CLASSES, shares, **LINES["zlpr"])
 axes.semilogx(CLASSES, 100 / CLASSES, **LINES["bce"])  # of C equal magnitudes
 label(axes, (10_000, shares[-1] + 2), f"ZLPR: {shares[-1]:.0f} %, however many classes", "zlpr", ha="right")
 label(axes, (10_000, 2.5), "BCE: 100 % / classes", "bce", ha="right")
-axes.set(xlabel="classes", ylim=(0, 54), title="What one positive label gets of the gradient when training starts")
+axes.set(xlabel="classes", ylim=(0, 54), title="What one positive gets of the gradient at the start")
 axes.xaxis.set_major_formatter(FuncFormatter(lambda classes, _: f"{classes:,.0f}"))
 axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0f} %"))
 save(figure, __file__)

@@ -19,7 +19,7 @@ PANELS = {  # of each curve the candidate, what to call it, how far above its en
     "tf": [("zlpr", "ZLPR, XLA", 7, "zlpr"), ("keras zlpr", "ZLPR, Keras fit", -5, "focal")],
 }
 TITLES = {"torch": "PyTorch", "jax": "JAX", "tf": "TensorFlow and Keras"}
-SIZES = {1e3: "1 thousand", 1e4: "10 thousand", 1e5: "100 thousand", 1e6: "1 million", 1e7: "10 million"}
+SIZES = {1e3: "1 k", 1e4: "10 k", 1e5: "100 k", 1e6: "1 M", 1e7: "10 M"}
 RATIOS = {0.25: "¼ ×", 0.5: "½ ×", 1: "as BCE", 2: "2 ×", 4: "4 ×", 8: "8 ×"}
 
 
@@ -41,13 +41,13 @@ def panel(axes: Axes, framework: str) -> None:
             label, points[-1], (8, lift), textcoords="offset points", color=colour, weight="bold", va="center"
         )
     axes.set_title(TITLES[framework], loc="left")
-    axes.set(xscale="log", yscale="log", xlim=(1e3, 1.2e8), ylim=(0.18, 12))
+    axes.set(xscale="log", yscale="log", xlim=(1e3, 2e8), ylim=(0.18, 12))
     axes.minorticks_off()
     axes.set_xticks(list(SIZES), SIZES.values())
     axes.set_yticks(list(RATIOS), RATIOS.values())
 
 
-figure = sheet(height=6)
+figure = sheet(width=6, height=6)
 for axes, framework in zip(figure.subplots(len(PANELS), 1, sharex=True, sharey=True), PANELS, strict=True):
     panel(axes, framework)
 axes.set_xlabel("logits in the batch")

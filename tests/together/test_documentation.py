@@ -97,6 +97,13 @@ def test_tables_are_those_of_the_benchmark(page, monkeypatch):
     assert tables.MARKED.search(text)
 
 
+def test_readme_quotes_the_table_of_the_demo():
+    evidence = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"\b0\.\d{3}\b", README)
+    assert quoted
+    assert all(number in evidence for number in quoted)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings(package):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", RUN_DOCSTRINGS, package]
