@@ -31,6 +31,7 @@ mpl.rcParams.update(
         "grid.alpha": 0.25,
         "grid.color": INK,
         "legend.frameon": False,
+        "path.simplify": False,  # or the last digit of a number decides which points are drawn
         "svg.fonttype": "none",
         "svg.hashsalt": "zlpr",
     }

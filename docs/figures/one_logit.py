@@ -6,7 +6,7 @@ from _style import LINES, name_curves, save, sheet
 from zlpr_core import zlpr, zlpr_grad
 
 OTHERS = 20  # of its kind, at logit 0
-LOGITS = np.linspace(-8, 8, 401)
+LOGITS = np.linspace(-8, 8, 161)
 GAMMA = 2
 
 
