@@ -17,6 +17,12 @@ INTEGRATIONS = [name for name, entry in BACKENDS.items() if "integrations" in en
 BENCH = [name for name, entry in BACKENDS.items() if entry.get("bench")]
 RELEASED = ["core", *EXTRAS]
 MUTATED = sorted(path.stem for path in Path("tests/mutations").glob("[!_]*.py"))
+SCHEMAS = {  # the names that check-jsonschema gives the schemas that it brings, and whose they are
+    "citation-file-format": "CITATION.cff",
+    "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/[!c]*.yml",
+    "github-workflows": ".github/workflows/*.yml",
+}
 DEMO = {"torch": "torch", "jax": "jax", "keras": "tf"}
 
 nox.needs_version = ">=2025.2.9"
@@ -35,6 +41,23 @@ def install_peers(session: nox.Session, framework: str) -> None:
     install(session, "bench")
     if framework == "torch":
         session.install("--no-compile", "--no-deps", "-c", CONSTRAINTS, "timm")
+
+
+def install_built(session: nox.Session, folder: Path) -> None:
+    """Build into ``folder`` the sdist and, from that sdist, the wheel; check both, and install the wheel."""
+    install(session, "build")
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    session.run("python", "-m", "twine", "check", "--strict", *map(str, folder.iterdir()))
+    session.install("-c", CONSTRAINTS, "--force-reinstall", *map(str, folder.glob("*.whl")))
+
+
+def run_unpinned(session: nox.Session, backend: str, *options: str) -> None:
+    """The conformance suite on what pip chooses with these options, and without constraints.txt."""
+    wanted = [r for name in (*BACKENDS[backend]["install"], "test") for r in GROUPS.get(name, [name])]
+    session.install("--upgrade", "--upgrade-strategy=eager", *options, ".", *wanted)
+    session.run("python", "-m", "pip", "list")
+    run_suite(session, backend)
 
 
 def run_suite(session: nox.Session, backend: str, *arguments: str) -> None:
@@ -57,11 +80,13 @@ def every_install(*without: str) -> list[str]:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff: style and formatting; and that every mutant still finds the text that it changes."""
+    """Ruff: style and formatting; every mutant finds the text that it changes; YAML files follow their schemas."""
     install(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check", "--diff")
     session.run("python", "tests/mutants.py", "--check")
+    for schema, files in SCHEMAS.items():
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, sorted(Path().glob(files))))
 
 
 @nox.session
@@ -97,7 +122,7 @@ def integrations(session: nox.Session, backend: str) -> None:
 @nox.session
 def readme(session: nox.Session) -> None:
     """All frameworks side by side: README, docstrings and examples run, and imports stay apart."""
-    install(session, ".", *every_install(), "demo", "test")
+    install(session, ".", *every_install(), "demo", "test", "pyyaml")
     session.run("pytest", "-n2", "tests/together", *session.posargs, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
@@ -111,16 +136,23 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Wheel and sdist, then the suite against the installed wheel from another directory."""
-    install(session, "build", "test")
+    install(session, "test")
     elsewhere = Path(session.create_tmp()).absolute()
-    shutil.rmtree(elsewhere)
-    session.run("python", "-m", "build", "--outdir", str(elsewhere / "dist"))
-    session.run("python", "-m", "twine", "check", "--strict", *map(str, (elsewhere / "dist").iterdir()))
-    session.install("-c", CONSTRAINTS, "--force-reinstall", *map(str, (elsewhere / "dist").glob("*.whl")))
+    install_built(session, elsewhere / "dist")
+    shutil.rmtree(elsewhere / "tests", ignore_errors=True)
     shutil.copytree("tests", elsewhere / "tests")
     shutil.copy("pyproject.toml", elsewhere)
     session.chdir(elsewhere)
     run_suite(session, "core", "--backend=numpy")
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Build what would be published into dist, check it against git and the changelog, and say what to do next."""
+    install_built(session, Path("dist"))
+    # -I: not from the checkout. NumPy is not installed here, as with a user of another array library
+    session.run("python", "-I", "-c", "import zlpr_core; print('Installed and imported:', zlpr_core.__version__)")
+    session.run("python", "tests/support/release.py", "dist")
 
 
 @nox.session(default=False)
@@ -154,11 +186,15 @@ def minimums(session: nox.Session, backend: str) -> None:
 @nox.session(default=False)
 @nox.parametrize("backend", RELEASED, ids=RELEASED)
 def newest(session: nox.Session, backend: str) -> None:
-    """Newest versions that install. Run it before a release; not in CI, as an unpinned torch brings CUDA packages."""
-    wanted = [r for name in (*BACKENDS[backend]["install"], "test") for r in GROUPS.get(name, [name])]
-    session.install("--upgrade", "--upgrade-strategy=eager", ".", *wanted)  # no constraints
-    session.run("python", "-m", "pip", "list")
-    run_suite(session, backend)
+    """Newest versions that install. Run it before a release; an unpinned torch brings CUDA packages."""
+    run_unpinned(session, backend)
+
+
+@nox.session(default=False)
+@nox.parametrize("backend", RELEASED, ids=RELEASED)
+def prereleases(session: nox.Session, backend: str) -> None:
+    """Newest versions, unfinished ones included: nightly ones too where PIP_EXTRA_INDEX_URL says where they are."""
+    run_unpinned(session, backend, "--pre")
 
 
 @nox.session(default=False)
