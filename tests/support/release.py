@@ -33,7 +33,7 @@ def versions(changelog):
 
 def changelog_problems(changelog, version):
     """A release is the newest version of the changelog, with the day on which it comes out."""
-    newest, date = versions(changelog)[0]
+    newest, date = (versions(changelog) or [("nothing", None)])[0]
     if newest != version:
         yield f"CHANGELOG.md starts with {newest}, but the wheel is {version}: write the section of {version}."
     elif date == "unreleased":

@@ -132,3 +132,39 @@ def test_there_are_links_to_check():
     """Else the test above could not fail."""
     assert len([link for page in PAGES for link in links(page)]) > 20
     assert anchors("# A `b`, and C-d\n```\n# no\n```\n") == {"a-b-and-c-d"}
+
+
+# A release
+
+TRACKED = {f"{package}/{name}" for package in PACKAGES for name in ("__init__.py", "py.typed")} | {
+    "README.md",
+    ".ci/run",
+}
+CODE = {name for name in TRACKED if name.startswith(PACKAGES)}
+WHEEL = CODE | {"zlpr-1.2.3.dist-info/METADATA", "zlpr-1.2.3.dist-info/licenses/LICENSE"}
+SDIST = {f"zlpr-1.2.3/{name}" for name in CODE | {"README.md", "PKG-INFO"}}
+CHANGELOG = "# Changelog\n\n## 1.2.3 - 2000-01-02\n\n## 1.2.2 - 2000-01-01\n"
+
+
+def test_what_may_be_released():
+    assert not [*release.wheel_problems(WHEEL, TRACKED), *release.sdist_problems(SDIST, TRACKED)]
+    assert not [*release.changelog_problems(CHANGELOG, "1.2.3")]
+
+
+REFUSED = {
+    "stray module": (release.wheel_problems(WHEEL | {"zlpr_core/stray.py"}, TRACKED), "zlpr_core/stray.py"),
+    "tests in the wheel": (release.wheel_problems(WHEEL | {"tests/a.py"}, TRACKED), "The wheel holds what git does not know or what is not for users: tests/a.py."),
+    "a package is missing": (release.wheel_problems({n for n in WHEEL if "zlpr_jax" not in n}, TRACKED), "The wheel lacks zlpr_jax/__init__.py, zlpr_jax/py.typed."),
+    "nowhere typed": (release.wheel_problems(WHEEL - {"zlpr_tf/py.typed"}, TRACKED - {"zlpr_tf/py.typed"}), "The wheel lacks zlpr_tf/py.typed."),
+    "no license": (release.wheel_problems({n for n in WHEEL if "LICENSE" not in n}, TRACKED), "The wheel lacks the LICENSE."),
+    "not for users": (release.sdist_problems(SDIST | {"zlpr-1.2.3/.ci/run"}, TRACKED), "not for users: .ci/run."),
+    "no README": (release.sdist_problems(SDIST - {"zlpr-1.2.3/README.md"}, TRACKED), "The sdist lacks README.md."),
+    "no section": (release.changelog_problems(CHANGELOG, "1.2.4"), "CHANGELOG.md starts with 1.2.3, but the wheel is 1.2.4"),
+    "no date": (release.changelog_problems(CHANGELOG.replace("2000-01-02", "unreleased"), "1.2.3"), "put the date there"),
+    "no sections at all": (release.changelog_problems("# Changelog\n", "1.2.3"), "starts with nothing, but the wheel is 1.2.3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("problems", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_what_may_not_be_released(problems, sentence):
+    assert sentence in " ".join(problems)
