@@ -11,7 +11,7 @@ GROUPS = PROJECT["dependency-groups"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 CONSTRAINTS = str(Path("constraints.txt").absolute())
 
-BACKENDS = PROJECT["tool"]["zlpr"]["backends"]  # explained there
+BACKENDS = PROJECT["tool"]["zlpr"]["backends"]  # each key is explained there
 SUITES = [name for name, entry in BACKENDS.items() if "only" not in entry]
 INTEGRATIONS = [name for name, entry in BACKENDS.items() if "integrations" in entry]
 BENCH = [name for name, entry in BACKENDS.items() if entry.get("bench")]
@@ -33,11 +33,11 @@ nox.options.sessions = ["lint", "types", "tests", "readme", "docs", "build"]
 def install(session: nox.Session, *wanted: str) -> None:
     """Requirements, and dependency groups by name, at the versions that are tested together."""
     requirements = [requirement for name in wanted for requirement in GROUPS.get(name, [name])]
-    session.install("--no-compile", "-c", CONSTRAINTS, *requirements)  # most of what comes along is never imported
+    session.install("--no-compile", "-c", CONSTRAINTS, *requirements)  # most of what is installed is never imported
 
 
 def install_peers(session: nox.Session, framework: str) -> None:
-    """What the benchmark needs beside the framework; timm alone, as it wants a torchvision that matches torch."""
+    """The benchmark's peers. timm comes without its dependencies: torchvision must match torch, and is not used."""
     install(session, "bench")
     if framework == "torch":
         session.install("--no-compile", "--no-deps", "-c", CONSTRAINTS, "timm")
@@ -74,7 +74,7 @@ def environment(entry: dict[str, str]) -> dict[str, str]:
 
 
 def every_install(*without: str) -> list[str]:
-    """What the backends need side by side."""
+    """What all backends need, to be installed side by side."""
     return list(dict.fromkeys(wanted for name in SUITES if name not in without for wanted in BACKENDS[name]["install"]))
 
 
@@ -177,7 +177,7 @@ def bench(session: nox.Session, framework: str) -> None:
 def minimums(session: nox.Session, backend: str) -> None:
     """Oldest versions allowed, where they install. Run it before a release; an old torch brings CUDA packages."""
     allowed = [*PROJECT["project"]["dependencies"], *EXTRAS.get(backend, ["numpy>=1.26"])]
-    peers = GROUPS["jax"] if backend == "jax" else []  # what its own tests train with
+    peers = GROUPS["jax"] if backend == "jax" else []  # tests/frameworks/jax train with these
     session.install(*(requirement.replace(">=", "==") for requirement in allowed), *GROUPS["test"], *peers)
     session.install("--no-deps", ".")
     run_suite(session, backend, "-Wdefault")  # old versions have warnings of their own
