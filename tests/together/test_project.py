@@ -24,7 +24,7 @@ def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-# Versions
+# --- versions -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -53,7 +53,7 @@ def test_the_citation_is_of_this_version():
     assert citation["references"][0]["url"] == SETTINGS["project"]["urls"]["Paper"]
 
 
-# Pinned tools
+# --- files for other tools -------------------------------------------------------------------------------------------------
 
 
 def test_pre_commit_uses_the_pinned_versions():
@@ -64,11 +64,17 @@ def test_pre_commit_uses_the_pinned_versions():
     assert all(pinned.get(name, number) == number for name, number in wanted.items())
 
 
-# Sessions
+def test_a_bug_report_asks_for_what_is_needed():
+    form = yaml.safe_load(read(".github/ISSUE_TEMPLATE/bug.yml"))
+    asked = {field["id"] for field in form["body"] if field["validations"]["required"]}
+    assert {"versions", "inputs", "expected", "received"} <= asked
+
+
+# --- sessions -----------------------------------------------------------------------------------------------------
 
 
 def sessions():
-    """Those of noxfile.py by name: whether a backend may follow in brackets."""
+    """The names of those in noxfile.py, and for each whether a backend may follow in brackets."""
     found = re.findall(r"@nox\.session(?:\(.*\))?\n(@nox\.parametrize.*\n)?def (\w+)\(", read("noxfile.py"))
     return {name: bool(parametrized) for parametrized, name in found}
 
@@ -96,7 +102,7 @@ def test_sessions_that_the_workflow_names_exist():
         assert_exists(session)
 
 
-# Links
+# --- links --------------------------------------------------------------------------------------------------------
 
 
 def anchors(text):
@@ -123,7 +129,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md", ".github/pull_request_template.md"])
 def test_files_that_a_page_names_exist(page):
-    """With their folder; the others are told apart by the eye alone."""
+    """Those that it names with their folder."""
     for name in re.findall(r"`((?:zlpr_\w+|tests|docs|benchmarks|examples)/[\w./]*)`", read(page)):
         assert (ROOT / name).exists() or name.startswith("docs/_build/"), name
 
@@ -134,7 +140,7 @@ def test_there_are_links_to_check():
     assert anchors("# A `b`, and C-d\n```\n# no\n```\n") == {"a-b-and-c-d"}
 
 
-# A release
+# --- a release ----------------------------------------------------------------------------------------------------
 
 TRACKED = {f"{package}/{name}" for package in PACKAGES for name in ("__init__.py", "py.typed")} | {
     "README.md",
