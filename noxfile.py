@@ -11,12 +11,17 @@ GROUPS = PROJECT["dependency-groups"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 CONSTRAINTS = str(Path("constraints.txt").absolute())
 
-BACKENDS = PROJECT["tool"]["zlpr"]["backends"]  # explained there
+BACKENDS = PROJECT["tool"]["zlpr"]["backends"]  # each key is explained there
 SUITES = [name for name, entry in BACKENDS.items() if "only" not in entry]
 INTEGRATIONS = [name for name, entry in BACKENDS.items() if "integrations" in entry]
 BENCH = [name for name, entry in BACKENDS.items() if entry.get("bench")]
 RELEASED = ["core", *EXTRAS]
 MUTATED = sorted(path.stem for path in Path("tests/mutations").glob("[!_]*.py"))
+SCHEMAS = {  # a schema that check-jsonschema brings, by its name there, and the files that follow it
+    "citation-file-format": "CITATION.cff",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/*.yml",
+    "github-workflows": ".github/workflows/*.yml",
+}
 DEMO = {"torch": "torch", "jax": "jax", "keras": "tf"}
 
 nox.needs_version = ">=2025.2.9"
@@ -27,14 +32,31 @@ nox.options.sessions = ["lint", "types", "tests", "readme", "docs", "build"]
 def install(session: nox.Session, *wanted: str) -> None:
     """Requirements, and dependency groups by name, at the versions that are tested together."""
     requirements = [requirement for name in wanted for requirement in GROUPS.get(name, [name])]
-    session.install("--no-compile", "-c", CONSTRAINTS, *requirements)  # most of what comes along is never imported
+    session.install("--no-compile", "-c", CONSTRAINTS, *requirements)  # most of what is installed is never imported
 
 
 def install_peers(session: nox.Session, framework: str) -> None:
-    """What the benchmark needs beside the framework; timm alone, as it wants a torchvision that matches torch."""
+    """The benchmark's peers. timm comes without its dependencies: torchvision must match torch, and is not used."""
     install(session, "bench")
     if framework == "torch":
         session.install("--no-compile", "--no-deps", "-c", CONSTRAINTS, "timm")
+
+
+def install_built(session: nox.Session, folder: Path) -> None:
+    """Build into ``folder`` the sdist and, from that sdist, the wheel; check both, and install the wheel."""
+    install(session, "build")
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(folder))
+    session.run("python", "-m", "twine", "check", "--strict", *map(str, folder.iterdir()))
+    session.install("-c", CONSTRAINTS, "--force-reinstall", *map(str, folder.glob("*.whl")))
+
+
+def run_unpinned(session: nox.Session, backend: str, *options: str) -> None:
+    """The conformance suite on what pip chooses with these options, and without constraints.txt."""
+    wanted = [r for name in (*BACKENDS[backend]["install"], "test") for r in GROUPS.get(name, [name])]
+    session.install("--upgrade", "--upgrade-strategy=eager", *options, ".", *wanted)
+    session.run("python", "-m", "pip", "list")
+    run_suite(session, backend)
 
 
 def run_suite(session: nox.Session, backend: str, *arguments: str) -> None:
@@ -51,17 +73,19 @@ def environment(entry: dict[str, str]) -> dict[str, str]:
 
 
 def every_install(*without: str) -> list[str]:
-    """What the backends need side by side."""
+    """What all backends need, to be installed side by side."""
     return list(dict.fromkeys(wanted for name in SUITES if name not in without for wanted in BACKENDS[name]["install"]))
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff: style and formatting; and that every mutant still finds the text that it changes."""
+    """Ruff: style and formatting; every mutant finds the text that it changes; YAML files follow their schemas."""
     install(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check", "--diff")
     session.run("python", "tests/mutants.py", "--check")
+    for schema, files in SCHEMAS.items():
+        session.run("check-jsonschema", "--builtin-schema", f"vendor.{schema}", *map(str, sorted(Path().glob(files))))
 
 
 @nox.session
@@ -97,7 +121,7 @@ def integrations(session: nox.Session, backend: str) -> None:
 @nox.session
 def readme(session: nox.Session) -> None:
     """All frameworks side by side: README, docstrings and examples run, and imports stay apart."""
-    install(session, ".", *every_install(), "demo", "test")
+    install(session, ".", *every_install(), "demo", "test", "pyyaml")
     session.run("pytest", "-n2", "tests/together", *session.posargs, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
@@ -111,16 +135,23 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def build(session: nox.Session) -> None:
     """Wheel and sdist, then the suite against the installed wheel from another directory."""
-    install(session, "build", "test")
+    install(session, "test")
     elsewhere = Path(session.create_tmp()).absolute()
-    shutil.rmtree(elsewhere)
-    session.run("python", "-m", "build", "--outdir", str(elsewhere / "dist"))
-    session.run("python", "-m", "twine", "check", "--strict", *map(str, (elsewhere / "dist").iterdir()))
-    session.install("-c", CONSTRAINTS, "--force-reinstall", *map(str, (elsewhere / "dist").glob("*.whl")))
+    install_built(session, elsewhere / "dist")
+    shutil.rmtree(elsewhere / "tests", ignore_errors=True)
     shutil.copytree("tests", elsewhere / "tests")
     shutil.copy("pyproject.toml", elsewhere)
     session.chdir(elsewhere)
     run_suite(session, "core", "--backend=numpy")
+
+
+@nox.session(default=False)
+def release(session: nox.Session) -> None:
+    """Build what would be published into dist, check it against git and the changelog, and say what to do next."""
+    install_built(session, Path("dist"))
+    # -I: not from the checkout. NumPy is not installed here, as with a user of another array library
+    session.run("python", "-I", "-c", "import zlpr_core; print('Installed and imported:', zlpr_core.__version__)")
+    session.run("python", "tests/support/release.py", "dist")
 
 
 @nox.session(default=False)
@@ -145,7 +176,7 @@ def bench(session: nox.Session, framework: str) -> None:
 def minimums(session: nox.Session, backend: str) -> None:
     """Oldest versions allowed, where they install. Run it before a release; an old torch brings CUDA packages."""
     allowed = [*PROJECT["project"]["dependencies"], *EXTRAS.get(backend, ["numpy>=1.26"])]
-    peers = GROUPS["jax"] if backend == "jax" else []  # what its own tests train with
+    peers = GROUPS["jax"] if backend == "jax" else []  # tests/frameworks/jax train with these
     session.install(*(requirement.replace(">=", "==") for requirement in allowed), *GROUPS["test"], *peers)
     session.install("--no-deps", ".")
     run_suite(session, backend, "-Wdefault")  # old versions have warnings of their own
@@ -154,11 +185,15 @@ def minimums(session: nox.Session, backend: str) -> None:
 @nox.session(default=False)
 @nox.parametrize("backend", RELEASED, ids=RELEASED)
 def newest(session: nox.Session, backend: str) -> None:
-    """Newest versions that install. Run it before a release; not in CI, as an unpinned torch brings CUDA packages."""
-    wanted = [r for name in (*BACKENDS[backend]["install"], "test") for r in GROUPS.get(name, [name])]
-    session.install("--upgrade", "--upgrade-strategy=eager", ".", *wanted)  # no constraints
-    session.run("python", "-m", "pip", "list")
-    run_suite(session, backend)
+    """Newest versions that install. Run it before a release; an unpinned torch brings CUDA packages."""
+    run_unpinned(session, backend)
+
+
+@nox.session(default=False)
+@nox.parametrize("backend", RELEASED, ids=RELEASED)
+def prereleases(session: nox.Session, backend: str) -> None:
+    """Newest versions, unfinished ones included: nightly ones too where PIP_EXTRA_INDEX_URL says where they are."""
+    run_unpinned(session, backend, "--pre")
 
 
 @nox.session(default=False)

@@ -16,7 +16,7 @@ class Case:
     """Logits of one shape and dtype, and their targets."""
 
     shape: tuple[int, ...]
-    class_axes: int = 1  # so many of the last
+    class_axes: int = 1  # how many of the last axes are classes
     targets: str = "3 %"  # the share of positives, or soft
     dtype: str = "float32"
     device: str = "cpu"
@@ -28,7 +28,7 @@ class Case:
 
     @property
     def share(self) -> float:
-        """Of hard targets, that which is positive."""
+        """The share of positives among hard targets."""
         return int(self.targets.removesuffix(" %")) / 100
 
     @property
@@ -42,13 +42,13 @@ class Case:
         return tuple(range(-self.class_axes, 0))
 
     def describe(self) -> dict[str, str]:
-        """As columns of a table."""
+        """The case as columns of a table."""
         shape = "x".join(map(str, self.shape))
         return {"shape": shape, "targets": self.targets, "dtype": self.dtype, "device": self.device}
 
 
 QUICK = (Case((64, 20)),)
-WIDE = (512, 9605)  # more of one shape: the share of positives ought not to matter
+WIDE = (512, 9605)  # measured at several shares of positives, which should make no difference
 CPU = (
     *(
         Case(shape, axes, targets, dtype)

@@ -13,7 +13,7 @@ import numpy as np
 Call = Callable[[], Any]
 Key = TypeVar("Key", bound=Hashable)
 WARM_UP = 3
-POOLED = 2**20  # bytes from which a copy gains by threads
+POOLED = 2**20  # bytes: below this, several threads copy no faster than one
 
 
 class Memory(NamedTuple):
@@ -44,7 +44,7 @@ def wall(call: Call) -> float:
 
 @dataclass(frozen=True)
 class Field:
-    """Who runs, beside a plain copy of the logits, and by which clock."""
+    """The candidates of a case, the plain copy of its logits that is timed beside them, and the clock."""
 
     candidates: list[Candidate]
     copy: Call
@@ -70,7 +70,7 @@ def race(
 
 
 def copying(array: np.ndarray, threads: int) -> Call:
-    """A call that copies ``array``, by each thread its share, into memory that is there already."""
+    """A call that copies ``array`` into memory allocated before, each thread a share."""
     source, target = array.reshape(-1), np.empty(array.size, array.dtype)
     if array.nbytes < POOLED:
         return partial(np.copyto, target, source)

@@ -29,9 +29,9 @@ if torch.cuda.is_available():
 def field(case: Case, threads: int) -> Field:
     """The candidates for this case; on a GPU only those that fit beside such logits."""
     torch.set_num_threads(threads)
-    torch.compiler.reset()  # else the eighth shape is one too many
+    torch.compiler.reset()  # else PyTorch stops compiling at its limit of eight shapes
     logits, target = draw(case)
-    floating = target.to(logits.dtype)  # as the peers ask of their users, and made beforehand
+    floating = target.to(logits.dtype)  # as the peers require; made beforehand, so it is not timed
     zlpr, bce = partial(zlpr_loss, dim=case.axes), torch.nn.BCEWithLogitsLoss()
     build = partial(candidate, logits=logits)
     candidates = [
@@ -46,7 +46,7 @@ def field(case: Case, threads: int) -> Field:
 
 
 def others(case: Case) -> dict[str, Loss]:
-    """Of the losses that are not in the first four, those that know such targets."""
+    """The peers that take such targets, beside the four that take all."""
     losses: dict[str, Loss] = {
         "soft margin": torch.nn.MultiLabelSoftMarginLoss(),
         "timm ASL": AsymmetricLossMultiLabel(),
@@ -57,7 +57,7 @@ def others(case: Case) -> dict[str, Loss]:
 
 
 def textbook(s: Tensor, t: Tensor) -> Tensor:
-    """ZLPR as it is pasted, for 0 and 1."""
+    """The snippet that is usually pasted, for targets of 0 and 1, written from its formula."""
     s = (1 - 2 * t) * s
     zero = torch.zeros_like(s[..., :1])
     negative = torch.cat([s - 1e12 * t, zero], dim=-1)
@@ -66,7 +66,7 @@ def textbook(s: Tensor, t: Tensor) -> Tensor:
 
 
 def flat(loss: Loss, case: Case) -> Loss:
-    """A loss over the last axis, on all the class axes."""
+    """Let a loss that knows one class axis run on several, by flattening them."""
     return lambda s, t: loss(s.flatten(-case.class_axes), t.flatten(-case.class_axes))
 
 
@@ -98,7 +98,7 @@ def candidate(name: str, loss: Loss, target: Tensor, *, peer: str, logits: Tenso
 
 
 def on_cpu(call: Call) -> tuple[int, int]:
-    """Bytes that ``call`` leaves behind beside its result, and those that it holds at most: of every allocation."""
+    """Bytes that ``call`` keeps beside its result, and the most that it held, from the log of all allocations."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         result = call()
     events = watched.profiler.kineto_results.events()  # in the order of time
@@ -116,7 +116,7 @@ def on_gpu(call: Call) -> tuple[int, int]:
 
 
 def copy(logits: Tensor) -> Call:
-    """The floor: to copy the logits once; on a GPU 8 bytes a logit, what a fused loss moves for both passes."""
+    """The floor: one copy of the logits. On a GPU it moves 8 bytes a logit, as a fused loss does in both passes."""
     source = logits.detach()
     if source.is_cuda:
         source = torch.stack([source] * (4 // source.itemsize))

@@ -14,7 +14,7 @@ PARAMETERS = {"max_depth": 3, "eta": 0.2, "subsample": 0.8, "base_score": 0.0, "
 
 
 def zlpr_objective(logits, rows):
-    """Gradient and curvature of the summed loss; a floor under the latter, where a label is settled."""
+    """Gradient and curvature of the summed loss. XGBoost divides by the curvature, so it stays above 0.001."""
     labels = rows.get_label().reshape(logits.shape).astype(np.int64)
     gradient, curvature = zlpr_grad(logits, labels), zlpr_hessian_diag(logits, labels)
     return gradient, np.maximum(curvature, 1e-3)

@@ -14,12 +14,12 @@ from data import DataError, Dataset, Split, load_npz, load_yeast, split
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-INSTALL = {"torch": "'zlpr[torch]'", "jax": "'zlpr[jax]' flax optax", "keras": "'zlpr[tf]'"}
+INSTALL = {"torch": "pip install '.[torch]'", "jax": "pip install '.[jax]' flax optax", "keras": "pip install '.[tf]'"}
 LOSSES = ("ZLPR", "BCE")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Everything, and the exit code."""
+    """Run the demonstration; 0 if all went well, 2 after a complaint."""
     arguments = parse(argv)
     framework = arguments.framework
     try:
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     except DataError as problem:
         return complain(str(problem))
     except ModuleNotFoundError as missing:
-        return complain(f"--framework {framework} needs {missing.name}: pip install {INSTALL[framework]}.")
+        return complain(f"--framework {framework} needs {missing.name}: in a clone, {INSTALL[framework]}.")
     console = Console()
     runs = compare(train, dataset, seeds=arguments.seeds, epochs=arguments.epochs, console=console)
     show(runs, f"{dataset.name} with {framework}", arguments.output, console)
@@ -61,7 +61,7 @@ def positive(text: str) -> int:
 def training(framework: str) -> Callable[..., None]:
     """``train`` of the one framework asked for; the others need not be installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # announces itself even so
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # else TensorFlow prints a notice at any log level
     return importlib.import_module(f"train_{framework}").train
 
 
@@ -100,7 +100,7 @@ def train_once(
 
 
 def show(runs: dict[str, report.Runs], setting: str, output: Path, console: Console) -> None:
-    """Table, figure and sentence."""
+    """Print the table and the verdict, and draw the figure."""
     console.print(report.table(runs, setting))
     report.draw(output, runs, setting)
     console.print(f"Figure: {output}", soft_wrap=True, markup=False, highlight=False)

@@ -14,12 +14,12 @@ EPOCHS, BATCH_SIZE = 10, 64
 
 
 def network(features: int, classes: int, hidden: int) -> nn.Module:
-    """Raw logits at the end."""
+    """One hidden layer; it ends in raw logits."""
     return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
 def fit(model: nn.Module, x: Tensor, target: Tensor, *, epochs: int) -> nn.Module:
-    """Hard or soft targets: the same loss."""
+    """Train with ZLPR, which takes hard and soft targets alike."""
     criterion, optimizer = ZLPRLoss(), torch.optim.Adam(model.parameters(), lr=2e-3, weight_decay=1e-4)
     for _ in range(epochs):
         for batch in torch.randperm(len(x)).split(BATCH_SIZE):
@@ -50,7 +50,7 @@ def distil(part: Split, *, epochs: int = EPOCHS) -> dict[str, float]:
 
 @torch.no_grad()
 def divergence(teacher: nn.Module, student: nn.Module, x: Tensor) -> float:
-    """The student's regret."""
+    """How much more than its least value soft ZLPR costs the student, with the teacher's probabilities as targets."""
     return zlpr_divergence(teacher(x), student(x)).item()
 
 

@@ -15,13 +15,13 @@ from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_prec
 
 METRICS = ("subset accuracy", "example F1", "micro F1", "macro F1", "average precision", "ranking loss")
 SHOWN = (*METRICS[:-1], "ranking loss (lower is better)")
-BETTER = np.array([1, 1, 1, 1, 1, -1])  # the direction
+BETTER = np.array([1, 1, 1, 1, 1, -1])  # 1 where higher is better, -1 where lower is
 COLOURS = {"ZLPR": "#0072B2", "BCE": "#D55E00"}  # Okabe and Ito's, which colour-blind eyes tell apart
 
 
 @dataclass
 class Runs:
-    """Of one loss: what was measured with each seed."""
+    """What was measured of one loss, seed by seed."""
 
     curves: list[list[float]] = field(default_factory=list)  # subset accuracy after each epoch
     scores: list[np.ndarray] = field(default_factory=list)  # METRICS after the last epoch

@@ -1,4 +1,7 @@
-"""Backends by ``--backend``, the products of backend, dtype and mode, and the table of worst errors at the end."""
+"""``--backend`` says what to test. A test with an argument ``backend``, ``dtype`` or ``mode`` runs for each of them.
+
+The terminal report ends with the worst error of each backend and dtype, beside the bound that it was held to.
+"""
 
 from collections import defaultdict
 
@@ -37,7 +40,7 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Tests that speak the language of a framework that is not asked for."""
+    """Leave out the folders of tests/frameworks that were not asked for: they import their framework."""
     is_foreign = collection_path.parent.name == "frameworks" and collection_path.name not in folders_of(_names(config))
     return True if is_foreign else None
 
@@ -63,7 +66,7 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    """A test that no backend asked for can run (NumPy has no autodiff) is not a skipped one: it is not there."""
+    """Deselect the tests that none of these backends can run, such as those of derivatives on NumPy: nothing is skipped."""
     absent = [
         item for item in items if getattr(item, "callspec", None) and item.callspec.params.get("backend", 0) is None
     ]

@@ -60,7 +60,7 @@ def run(backend, tests, mutant=None):
 
 
 def is_caught(backend, name, mutant):
-    """Whether a test of its stages fails; says which."""
+    """Whether a test fails on this mutant. Prints which one, or that the mutant is alive."""
     for tests in stages(backend, mutant):
         try:
             result = run(backend, tests, mutant)
@@ -78,7 +78,7 @@ def is_caught(backend, name, mutant):
 
 
 def stages(backend, mutant):
-    """The tests that it names, or first those that notice most, and then all."""
+    """The tests to run, in turns: the mutant's own, or first those that notice most mutants and then all of its table."""
     return [mutant.tests] if mutant.tests else [TABLES[backend].FIRST, TABLES[backend].TESTS]
 
 

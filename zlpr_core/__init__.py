@@ -11,6 +11,8 @@ from ._losses import sparse_zlpr, zlpr, zlpr_entropy, zlpr_grad, zlpr_hessian_di
 from ._targets import check_targets, smooth_labels
 from ._typing import Array, Namespace
 
+__version__ = "0.1.0"  # of all four packages, and of the distribution: pyproject.toml reads it here
+
 __all__ = [
     "Array",
     "Namespace",

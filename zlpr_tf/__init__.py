@@ -1,5 +1,7 @@
 """ZLPR for TensorFlow and Keras: ``model.compile(loss=ZLPRLoss())``."""
 
+from zlpr_core import __version__ as __version__
+
 from ._classes import SparseZLPRLoss, ZLPRLoss
 from ._divergences import kl_divergence, symmetric_kl_divergence, zlpr_divergence
 from ._helpers import (

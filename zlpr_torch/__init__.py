@@ -1,5 +1,7 @@
 """ZLPR for PyTorch: ``ZLPRLoss()`` where ``BCEWithLogitsLoss()`` stood."""
 
+from zlpr_core import __version__ as __version__
+
 from ._divergences import kl_divergence, symmetric_kl_divergence, zlpr_divergence
 from ._helpers import (
     check_targets,

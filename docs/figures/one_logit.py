@@ -1,12 +1,12 @@
 """One logit of a row: what it costs and how hard it is pulled, by ZLPR, BCE and focal loss."""
 
 import numpy as np
-from _style import LINES, save, sheet
+from _style import LINES, name_curves, save, sheet
 
 from zlpr_core import zlpr, zlpr_grad
 
 OTHERS = 20  # of its kind, at logit 0
-LOGITS = np.linspace(-8, 8, 401)
+LOGITS = np.linspace(-8, 8, 161)
 GAMMA = 2
 
 
@@ -52,4 +52,5 @@ for column, (label, kind) in enumerate({1: "positive", 0: "negative"}.items()):
     panels[1, column].set(xlabel="its logit")
 panels[0, 0].set_ylabel("what it adds to the loss")
 panels[1, 0].set_ylabel("gradient")
+name_curves(figure)
 save(figure, __file__)

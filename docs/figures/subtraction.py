@@ -1,24 +1,31 @@
 """The published form for class ids, which subtracts the positives, on a positive that grows confident."""
 
 import numpy as np
-from _style import LINES, save, sheet
+from _style import LINES, name_curves, save, sheet
 
 from zlpr_core import zlpr, zlpr_grad
 
 CLASSES, NEGATIVE, EPSILON = 1000, -6.0, 1e-7
-POSITIVE = np.linspace(0, 30, 601)
+POSITIVE = np.linspace(0, 30, 241)
+
+
+def rounded(number: float) -> np.float64:
+    """To float32. Every step in float64 and then rounded: NumPy's own float32 differs from processor to processor."""
+    return np.float64(np.float32(number))
 
 
 def published(row: np.ndarray) -> tuple[float, float]:
     """Value, and slope in the positive, in float32: log Σ over all, plus log(1 - share of the positive), clipped."""
-    top = max(row.max(), np.float32(0))
-    everything = top + np.log(np.exp(-top) + np.exp(row - top).sum())
-    share = np.exp(row[0] - everything)
-    rest = 1 - share
-    clipped = rest < np.float32(EPSILON)
-    value = np.log1p(np.exp(-row[0])) + everything + np.log(np.maximum(rest, np.float32(EPSILON)))
-    negative = share if clipped else share - share * (1 - share) / rest
-    return value, negative - 1 / (1 + np.exp(row[0]))
+    positive, negative, top = *map(rounded, row[:2]), rounded(max(row.max(), 0))
+    terms = [rounded(np.exp(logit - top)) for logit in (0, positive, negative)]
+    total = rounded(np.dot(terms, (1, 1, CLASSES - 1)))
+    everything = rounded(top + rounded(np.log(total)))
+    share = rounded(np.exp(rounded(positive - everything)))
+    rest = rounded(1 - share)
+    clipped = rest < EPSILON
+    value = np.log1p(np.exp(-positive)) + everything + np.log(max(rest, EPSILON))
+    push = share if clipped else share - share * (1 - share) / rest
+    return value, push - 1 / (1 + np.exp(positive))
 
 
 rows = np.full((POSITIVE.size, CLASSES), NEGATIVE, dtype=np.float32)
@@ -31,4 +38,5 @@ for panel, right, wrong, title in zip(figure.subplots(1, 2), exact, subtracted, 
     panel.plot(POSITIVE, wrong, label="published: subtract, then clip at 1e-7", **LINES["bce"])
     panel.plot(POSITIVE, right, label="exact: mask", **LINES["zlpr"])
     panel.set(xlabel="logit of the positive", title=title)
+name_curves(figure)
 save(figure, __file__)

@@ -1,4 +1,4 @@
-"""What goes wrong in the ZLPR code that people paste, input by input. Names are those of the project's defect list."""
+"""What goes wrong in the ZLPR code that people paste, input by input. D1 to D18 are numbers of defects, one each."""
 
 import numpy as np
 import oracle
@@ -8,7 +8,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 def check(backend, mode, logits, targets, expected, dtype="float32", rtol=1e-6, **options):
-    """``expected`` to the digits given, the oracle to all of them, gradients of the right sign and finite."""
+    """``expected`` to its few digits, the oracle to ``rtol``, and gradients that are finite and of the right sign."""
     targets = np.asarray(targets)
     np.testing.assert_allclose(backend.loss(logits, targets, dtype, mode=mode, **options), expected, rtol=5e-3)
     if not options:
@@ -86,7 +86,7 @@ def test_d4_soft_labels_are_not_silently_zero(backend, mode):
 
 
 def test_d5_label_on_a_masked_cell(backend, dtype, mode):
-    """A truncated span's label costs its example +inf if the mask is in the logits, nothing if it is a mask."""
+    """A label on a cell that is cut off, as of a truncated span: +inf by a logit of -inf, nothing by ``where``."""
     logits, targets = [[3.0, -INF, 0.5], [3.0, -INF, 0.5]], np.asarray([[1, 1, 0], [1, 0, 0]])
     got = backend.loss(logits, targets, dtype, mode=mode)
     assert got[0] == INF
@@ -118,7 +118,7 @@ def test_d7_gradient_in_the_label_is_finite_at_0_and_1(backend, mode):
 
 
 def test_d8_large_finite_mask_and_smoothing(backend, mode):
-    """The number is honest when the mask is a logit; `where` takes the cell out."""
+    """A mask made of a logit of -1e7 is a confident logit, and smoothing makes it cost as one; ``where`` takes it out."""
     logits, targets = [[2.0, -1e7]], np.asarray([[0.95, 0.05]])
     np.testing.assert_allclose(backend.loss(logits, targets, mode=mode), [1e7], rtol=1e-5)
     got = backend.loss(logits, targets, mode=mode, where=np.asarray([[True, False]]))

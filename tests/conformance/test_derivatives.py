@@ -130,7 +130,7 @@ def test_inputs_are_not_modified(backend, dtype, mode):
 @pytest.mark.parametrize("wrt", ["logits", "targets", "weight", "pos_weight", "threshold"])
 @pytest.mark.parametrize("scale", [2.0, 65536.0])
 def test_a_loss_scale_does_not_overflow(backend, wrt, scale):
-    """As a GradScaler multiplies: cells far away, absent ones and infinite ones keep finite slopes in every argument."""
+    """An upstream gradient as large as GradScaler's leaves slopes finite, beside logits far out or infinite too."""
     ones = np.ones((2, 4))
     options = {"weight": ones, "pos_weight": 2 * ones, "threshold": 0.5 * ones}
     for targets in (np.asarray([[1, 0, 0, 0]] * 2), np.asarray([[1.0, 0.0, 0.5, 0.0]] * 2)):

@@ -1,4 +1,4 @@
-"""Targets, floor, decoding."""
+"""The functions around the losses: targets made and checked, the least loss, labels and probabilities from logits."""
 
 import numpy as np
 import oracle
@@ -47,7 +47,7 @@ def test_smooth_labels_messages(backend, options, match):
 
 @pytest.mark.parametrize("kind", ["int32", "int64"])
 def test_multi_hot(backend, kind):
-    """Duplicates count once, order is irrelevant, every class is usable, pads are left out (D2)."""
+    """Duplicates count once, order is irrelevant, every class is usable, pads are left out."""
     got = call(backend, "multi_hot", [[0, 2, 2], [3, -1, 0], [-1, -1, -1]], kind, 4)
     np.testing.assert_array_equal(got, [[1, 0, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0]])
     assert got.dtype == bool

@@ -18,7 +18,7 @@ CLASSES = {
 }
 COMMON, SCALE, PAD, XP = {"axis": -1, "where": None}, {"scale": 1.0}, {"pad": -1}, {"xp": None}
 WEIGHTS, RDROP = {"weight": None, "pos_weight": None, "threshold": 0.0}, {"alpha": 4.0, "scale": 1.0}
-OPTIONS = {  # of the core, and with what the harness says of their own of the adapters
+OPTIONS = {  # of the core; an adapter has these, and those that its harness calls its own
     "zlpr": COMMON | WEIGHTS,
     "zlpr_terms": COMMON | WEIGHTS,
     "sparse_zlpr": COMMON | WEIGHTS | PAD,

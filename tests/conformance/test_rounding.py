@@ -1,7 +1,8 @@
 """The digits that subtracting a threshold loses count wherever the loss is an exponential of the difference.
 
 Rounding ``s - θ`` is off by up to half a unit in its last place: at 60 that is 2e-6 of ``e^60`` in float32, four times
-what a value is allowed. A sign turned round in what makes up for it doubles the error.
+what a value is allowed. The packages keep what was rounded off and correct the term by it; a correction of the wrong sign
+would double the error, and fail here.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from truth import dense
 
 RNG = np.random.default_rng(2**24 + 1)
 HARD = np.tile(np.arange(12) < 6, (6, 1)).astype(int)
-RIGHT = np.where(HARD == 1, 1.0, -1.0)  # the side of the threshold that costs little
+RIGHT = np.where(HARD == 1, 1.0, -1.0)  # the side of the threshold on which a label costs little
 SMALL, LARGE = RNG.uniform(-3, 3, 12), RIGHT[0] * RNG.uniform(40, 60, 12)
 PASS = RIGHT * RNG.uniform(33, 40, (6, 12))
 FURTHER = RNG.uniform(1.0, 1.5, (6, 12))
@@ -35,7 +36,7 @@ def read(name, dtype):
 
 
 def is_rounded(name):
-    """Whether subtracting the threshold in float32 loses something in every column: else a test shows nothing."""
+    """Whether subtracting the threshold in float32 rounds in every column. If not, the tests below could not fail."""
     logits, threshold = (x.astype(np.float32) for x in read(name, "float32"))
     return ((logits - threshold).astype(float) != logits.astype(float) - threshold).mean(axis=0).min() > 0.3
 

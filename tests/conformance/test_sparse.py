@@ -40,7 +40,7 @@ def test_equals_the_dense_loss(backend, dtype, mode, options):
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, 10.0, 30.0, 100.0, 1e3, 1e4])
 def test_right_at_every_margin(backend, dtype, margin, worst):
-    """Where the form by subtraction trains backwards, from 16 on."""
+    """Losses that subtract the positives from the sum over all classes push positives down from a margin of 16 on."""
     hot = rows_of(IDS, 12)
     logits = rounded(np.where(hot, 1, -1) * margin * (1 + np.abs(LOGITS) / 100), dtype)
     for signed in (logits, -logits):
@@ -150,7 +150,7 @@ def test_small_and_unsigned_integers(backend, kind):
     ("kind", "bad"), [("uint32", 2**32 - 1), ("uint32", 3 * 10**9), ("uint64", 2**63 - 1), ("int64", 2**32 + 1)]
 )
 def test_ids_too_large_for_other_integers_are_named(backend, kind, bad):
-    """None of them is -1, and none another class."""
+    """Cast to a smaller integer or a signed one, they would be -1 or another class."""
     ids = np.asarray([[0, bad]], np.uint64).astype(kind)
     logits = backend.native(LOGITS[:1], "float32")
     with pytest.raises(IndexError, match=rf"Received: {bad}\b"):

@@ -1,8 +1,8 @@
 """Inputs worth computing everywhere: tables of examples that share a number of classes.
 
 Each is ``(logits, targets)`` with one row an example; integer targets are hard, floating ones soft. ``rounded`` makes
-them exact in a dtype, so that the oracle sees what the package sees. Tables have the same few shapes, as a compiler
-takes its time for each.
+them exact in a dtype, so that the oracle sees what the package sees. The tables share a few shapes, because JAX and XLA
+compile anew for each.
 """
 
 import ml_dtypes
@@ -20,7 +20,7 @@ def _random(rows, classes, scale, density=0.3):
 
 
 def _separable(margins, classes=12):
-    """Right by every margin: losses from log 2 down to 1e-30."""
+    """Every label on the right side of 0, by each of these margins: losses from log 2 down to 1e-30."""
     targets = np.tile(np.arange(classes) < 3, (len(margins), 1)).astype(int)
     spread = 1 + _rng.random((len(margins), classes)) / 50
     return np.where(targets, 1, -1) * np.asarray(margins)[:, None] * spread, targets
@@ -41,7 +41,7 @@ def _wide():
 
 
 def _wrong():
-    """Wrong by up to 1e4, with and without positives."""
+    """Labels on the wrong side of 0 by up to 1e4, with and without positives."""
     logits = np.outer([1.0, 30.0, 88.0, 104.0, 1e3, 1e4], [1.0, -1.0, 0.5, -0.25, 0.99])
     return logits, np.asarray(
         [[0, 1, 0, 1, 1], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 1, 0], [0, 1, 1, 0, 1]]
@@ -81,7 +81,7 @@ def _mixed():
 
 
 _APART = _pairs_rng.uniform(-4, 4, (60, 1))
-PAIRS = {  # of the same few shapes, as a compiler takes its time for each
+PAIRS = {  # of the same few shapes
     "random": (PAIR_LOGITS, _pairs_rng.normal(0, 3, PAIR_LOGITS.shape)),
     "equal": (PAIR_LOGITS, PAIR_LOGITS),
     "many": (_pairs_rng.normal(0, 4, (200, 8)), _pairs_rng.normal(0, 4, (200, 8))),

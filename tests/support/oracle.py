@@ -64,7 +64,7 @@ def zlpr_grad_parts(logits: Row, targets: Row, **options) -> list[tuple[mpf, mpf
 
 
 def zlpr_hessian(logits: Row, targets: Row, **options) -> list[list[mpf]]:
-    """Each half adds diag(share) - share shareᵀ."""
+    """Each half adds diag(q) - q qᵀ, where q are its softmax weights."""
     count = len(logits)
     matrix = [[mpf(0)] * count for _ in range(count)]
     for half in halves(logits, targets, **options):

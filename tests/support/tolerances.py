@@ -21,7 +21,7 @@ def value_error(got, true, dtype):
 
 
 def grad_error(got, true, parts, dtype):
-    """Error of each entry, as a fraction of its bound, beyond what rounding to a half-precision dtype is owed."""
+    """Error of each entry, as a fraction of its bound. Half a unit in the last place of a half-precision dtype is free."""
     info = ml_dtypes.finfo(dtype)
     half = dtype in ("float16", "bfloat16")
     owed = float(info.eps) / 2 * np.abs(true) + float(info.smallest_subnormal) if half else 0.0

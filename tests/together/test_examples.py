@@ -148,6 +148,13 @@ def test_missing_file(tmp_path):
     assert_refused(done.returncode, done.stderr, "nowhere.npz: the file cannot be opened (No such file or directory)")
 
 
+def test_missing_framework(monkeypatch, capsys):
+    """What it says to install is the clone: nothing of this name need be on an index, nor be this project."""
+    monkeypatch.setitem(sys.modules, "train_jax", None)
+    code = demo.main(["--framework", "jax"])
+    assert_refused(code, capsys.readouterr().err, "in a clone, pip install '.[jax]' flax optax.")
+
+
 @pytest.mark.parametrize("arguments", [["--seeds", "0"], ["--epochs", "x"], ["--output", "no/such/a.png"]], ids=str)
 def test_bad_arguments(capsys, arguments):
     with pytest.raises(SystemExit, match="2"):

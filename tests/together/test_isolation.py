@@ -36,7 +36,7 @@ def test_every_framework_is_here_to_be_imported(framework):
 def test_only_its_own_framework(entry, used):
     keras_backend = entry.get("keras", "tensorflow")
     program = use(entry) if used else f"import {entry['package']}"
-    # not a list of our own: Keras itself looks at JAX even on other backends
+    # Compared with what the framework itself loads: Keras, for one, imports JAX on its other backends too
     there = loaded(program, keras_backend)
     assert there == loaded(f"import {entry['framework']}", keras_backend)
     assert "tensorflow" not in there or entry.get("keras") == "tensorflow"

@@ -21,7 +21,7 @@ print(program.memory_analysis().temp_size_in_bytes / logits.nbytes)
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("rows", "classes"), [(256, 1000), (96, 9605)])
 def test_room_for_one_array_of_the_logits_is_enough(rows, classes, soft):
-    """On one device, whereas the tests around this one have eight."""
+    """In a process of its own with one device; conftest.py gives the tests of this folder eight."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     program = MEASURE.format(rows=rows, classes=classes, soft=soft)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)

@@ -33,7 +33,7 @@ def network(params, x):
 
 
 def by_hand(labels):
-    """Losses and last parameters: JAX differentiates the network only, the loss is NumPy's."""
+    """Losses and last parameters. JAX differentiates the network alone; loss and score come from NumPy."""
     params, losses = PARAMS, []
     for _ in range(STEPS):
         logits, pull = jax.vjp(lambda p: network(p, X), params)
@@ -120,7 +120,7 @@ class EquinoxNetwork(eqx.Module):
 
 
 def equinox_linear(layer):
-    """Equinox keeps the transpose."""
+    """Equinox keeps the kernel transposed."""
     rows, columns = layer["kernel"].shape
     blank = eqx.nn.Linear(rows, columns, key=jax.random.key(0))
     return eqx.tree_at(lambda linear: (linear.weight, linear.bias), blank, (layer["kernel"].T, layer["bias"]))

@@ -1,4 +1,4 @@
-"""Arrays spread over eight devices: the same numbers, and nothing on the wire but sums of one number a row or a batch."""
+"""Arrays sharded over eight devices: the same numbers, while the devices exchange one number a row or a batch only."""
 
 import re
 
@@ -40,7 +40,7 @@ def mean_loss(logits, labels, where, weight):
 
 
 def check(kind, sizes, spec, labels, expected_traffic):
-    """Value and gradient of the mean equal NumPy's, the gradient lies where the logits do, the traffic is as given."""
+    """Value and gradient of the mean are NumPy's, the gradient is sharded as the logits are, the traffic is as given."""
     here = NamedSharding(mesh(kind, **sizes), P(*spec))
     rest = NamedSharding(here.mesh, P(spec[1]))
     arguments = [jax.device_put(a, here) for a in (LOGITS, labels, WHERE)] + [jax.device_put(WEIGHT, rest)]
@@ -63,7 +63,7 @@ def test_sharded_batch_exchanges_the_mean_only(labels, kind):
 @every_axis_type
 @every_label
 def test_sharded_classes_exchange_numbers_by_the_row(labels, kind):
-    """The largest logit and the sum, of either half; the backward pass needs nothing."""
+    """The largest logit and the sum of each half, in the forward pass. The backward pass exchanges nothing."""
     check(kind, {"model": 8}, (None, "model"), labels, {("all-reduce", f"f32[{ROWS}]")})
 
 
@@ -87,7 +87,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @pytest.mark.parametrize("relative", RELATIVES.values(), ids=RELATIVES)
 def test_relatives_exchange_no_more(relative, layout, kind):
-    """Ids lie with their rows, on every device that has a part of them."""
+    """Ids are sharded by rows alone: every device that has a part of a row has all its ids."""
     (function, others), (sizes, spec, traffic) = relative, layout
     here = NamedSharding(mesh(kind, **sizes), P(*spec))
     rows = NamedSharding(here.mesh, P(spec[0]))
@@ -102,7 +102,7 @@ def test_relatives_exchange_no_more(relative, layout, kind):
 
 
 def test_a_gather_would_be_seen():
-    """The form with a zero logit appended moves the logits themselves."""
+    """`collectives` sees them: a log-sum-exp with a zero logit appended exchanges more than sums."""
     here = NamedSharding(mesh(AxisType.Auto, model=8), P(None, "model"))
 
     def with_zero(logits):

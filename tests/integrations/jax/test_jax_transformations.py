@@ -35,13 +35,13 @@ def test_checkpoint_keeps_only_the_inputs(labels):
 
 @every_label
 def test_reverse_mode_keeps_one_array_of_the_logits_size(labels):
-    """The gradient, and beside it what the examples need."""
+    """The gradient, and a few numbers for each example."""
     kept = residual_bytes(lambda s: zlpr_loss(s, labels).mean(), LOGITS)
     assert LOGITS.nbytes <= kept <= LOGITS.nbytes + 4 * 16
 
 
 def test_checkpoint_around_head_and_loss_keeps_no_logits():
-    """What a model with very many classes wants."""
+    """A model with very many classes can compute its logits again in the backward pass, and keep none."""
     features, kernel = RNG.normal(size=(16, 4)).astype("float32"), RNG.normal(size=(4, 40)).astype("float32")
 
     def mean_loss(features, kernel):

@@ -42,7 +42,7 @@ def test_fit(name, jit):
 
 
 def test_xla_wants_the_padding_in_the_pipeline():
-    """TensorFlow cannot compile the step from ragged to padded."""
+    """XLA does not compile the conversion of ragged ids to padded ones, so the pipeline has to make it."""
     with pytest.raises(tf.errors.InvalidArgumentError, match="RaggedTensorToTensor"):
         fit(compiled(SparseZLPRLoss(), jit_compile=True), SOURCES["ragged"])
 

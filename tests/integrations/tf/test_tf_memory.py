@@ -27,7 +27,7 @@ SET_ASIDE = re.compile(r"^allocation \d+: size (\d+), (?!parameter|constant|thre
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize(("rows", "classes"), [(256, 1000), (96, 9605)])
 def test_room_for_half_an_array_of_the_logits_is_enough(rows, classes, soft, tmp_path):
-    """Beside the gradient, though one branch of the program computes everything again."""
+    """Half the size of the logits, beside the gradient, although a branch of the program computes everything again."""
     flags = f"--xla_dump_to={tmp_path} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*both.*"
     program = MEASURE.format(rows=rows, classes=classes, soft=soft)
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "XLA_FLAGS": flags}, check=True)

@@ -9,7 +9,7 @@ from zlpr_tf import ZLPRLoss, predict
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (40, 5)).astype("float32")
-LOGITS[:4] = [[0.0, -0.0, 1e-20, -1e-20, 0.3]] * 4  # where a threshold of 0.5, or one of 1e-7, would show
+LOGITS[:4] = [[0.0, -0.0, 1e-20, -1e-20, 0.3]] * 4  # a threshold of 0.5, or of 1e-7, would judge these differently
 LABELS = RNG.random((40, 5)) < 0.4
 CHOSEN = LOGITS > 0
 HIT, EXTRA, MISSED = CHOSEN & LABELS, CHOSEN & ~LABELS, ~CHOSEN & LABELS
@@ -53,14 +53,14 @@ def test_equals_what_predict_says(metric, expected):
 
 @pytest.mark.parametrize("metric", [metrics.F1Score, metrics.FBetaScore])
 def test_f_scores_refuse_0(metric):
-    """When Keras takes it, the page can lose its 1e-30."""
+    """If this fails, Keras takes a threshold of 0, and docs/keras.md need not write 1e-30."""
     with pytest.raises(ValueError, match="It should verify 0 < threshold <= 1"):
         metric(threshold=0.0)
 
 
 @pytest.mark.parametrize("metric", [metrics.Precision, metrics.Recall, metrics.TruePositives])
 def test_a_threshold_below_0_is_refused(metric):
-    """Shift the logits by the one that was learned instead."""
+    """docs/keras.md shifts the logits by the learned threshold instead."""
     with pytest.raises(ValueError, match=r"Threshold values must be in \[0, 1\]"):
         metric(thresholds=-0.5)
 
@@ -73,7 +73,7 @@ def test_binary_iou_counts_a_logit_of_0_as_chosen():
 
 
 def test_auc_wants_to_know_of_logits():
-    """Without, everything below 0 is alike, and everything above 1."""
+    """Without from_logits=True, all logits below 0 are ranked alike, and all above 1."""
     logits = LOGITS + 4 * LABELS - 3
     true = np.mean(logits[LABELS][:, None] > logits[~LABELS])
     assert abs(result(metrics.AUC(from_logits=True), logits) - true) < 0.005

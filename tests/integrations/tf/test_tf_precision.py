@@ -36,7 +36,7 @@ def scale(model):
 
 @every_target
 def test_the_scale_leaves_the_step_as_it_is(targets):
-    """The score is scaled beyond what float16 holds of a small gradient, and scaled back."""
+    """Keras multiplies the loss by the scale, for small gradients to survive in float16, and divides by it after."""
     model = compiled()
     kernel, bias = model.get_weights()
     logits = np.asarray(model(X))

@@ -36,7 +36,7 @@ def test_on_class_ids_and_two_devices():
 
 
 class Remembers(keras.layers.Layer):
-    """Hands on what it is given, and keeps it; eagerly, that is numbers."""
+    """Passes its input on and keeps it, for the test to look at. Run eagerly, so that it has values."""
 
     def __init__(self):
         super().__init__()

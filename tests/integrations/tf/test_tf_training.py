@@ -183,7 +183,7 @@ def test_mirrored_fit_is_fit_on_one_device(targets):
 
 @pytest.mark.parametrize("loss", [ZLPRLoss(), keras.losses.BinaryCrossentropy(from_logits=True)], ids=["zlpr", "bce"])
 def test_mirrored_fit_cannot_take_bool_targets(loss):
-    """Of any loss: Keras adds up what the replicas got. When this heals, the page can say less."""
+    """With any loss, as Keras sums the targets of the replicas. If this fails, docs/keras.md need not warn of it."""
     with two_devices().scope():
         model = compiled(loss)
     with pytest.raises(tf.errors.InvalidArgumentError, match="of bool is not in the list"):

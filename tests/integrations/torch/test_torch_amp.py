@@ -13,7 +13,7 @@ THREE_ROUNDINGS = 3 * torch.finfo(torch.float16).eps / 2  # of the logits' gradi
 
 
 def scaled_identity(scale):
-    """Logits are the features times ``scale``."""
+    """A layer whose logits are the features times ``scale``."""
     layer = nn.Linear(3, 3, bias=False)
     nn.init.eye_(layer.weight).data.mul_(scale)
     return layer
@@ -77,7 +77,7 @@ def test_a_nan_loss_skips_the_step(features, target):
 
 
 def test_an_infinite_loss_does_not_skip_the_step():
-    """A wrong logit beyond float16 gives no gradient (README, at the edges): the others make the step."""
+    """A logit that overflowed to infinity on the wrong side gives no gradient of its own: the others make the step."""
     layer, beyond = scaled_identity(1.0), FEATURES.clone()
     layer.weight.data[1, 1] = beyond[0, 1] = 300.0
     loss, scale = step(layer, ZLPRLoss(), HARD & (beyond < 300), beyond)

@@ -65,7 +65,7 @@ def f1_by_hand(chosen, truth):
 
 def precision_by_hand(scores, truth):
     """For each class the mean over its positives of the share of positives among those that score as much."""
-    above = scores[None] >= scores[:, None]  # [j, i]: i scores as much as j
+    above = scores[None] >= scores[:, None]  # [j, i]: whether i scores at least as much as j
     precision = (above & truth[None]).sum(1) / above.sum(1)
     return ((precision * truth).sum(0) / truth.sum(0)).mean()
 
@@ -85,7 +85,7 @@ def test_metrics_of_an_adversarial_batch():
 @pytest.mark.parametrize("threshold", [0.5, 0.0])
 @pytest.mark.parametrize("metric", [MultilabelExactMatch, MultilabelF1Score])
 def test_raw_logits_are_judged_wrongly(metric, threshold):
-    """At either threshold, for a batch inside [0, 1] or for one that is not."""
+    """At a threshold of 0 or 0.5, whether or not the logits of a batch happen to lie in [0, 1]."""
     raw, sets = metric(3, threshold=threshold), metric(3)
     results = [(raw(LOGITS[rows], TRUTH[rows]), sets(predict(LOGITS[rows]), TRUTH[rows])) for rows in ([0, 1], [2, 3])]
     assert [bool(a == b) for a, b in results] == ([False, False] if threshold == 0.5 else [True, False])

@@ -44,7 +44,7 @@ def state(module):
 
 @each_loss
 def test_a_call_leaves_the_module_alone(make, arguments):
-    """So replicas, as ``DataParallel`` makes them, lose nothing: tensors are only where it looks for them."""
+    """``DataParallel`` copies parameters and buffers to each device; a tensor kept anywhere else would stay behind."""
     module = make()
     before = state(module)
     value_and_gradients(module, arguments)
@@ -81,7 +81,7 @@ def test_a_recomputed_loss(make, arguments):
 
 @pytest.mark.parametrize("target", [HARD, SOFT], ids=["hard", "soft"])
 def test_a_recomputed_model(target):
-    """With its loss, or without it."""
+    """``checkpoint`` around the model and its loss, or around the model alone."""
     training, arguments = Training(ZLPRLoss()), {"features": torch.randn(6, 4), "target": target}
     expected = value_and_gradients(training, arguments)
     assert_same(value_and_gradients(Recomputed(training), arguments), expected, rtol=0, atol=0)

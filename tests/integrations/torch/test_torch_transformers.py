@@ -28,7 +28,7 @@ CONFIG = BertConfig(
 
 
 def read(tokens):
-    """The labels: which of the first tokens are there."""
+    """The labels of a text: which of the first tokens of the vocabulary stand in it."""
     return (tokens[..., None] == torch.arange(CLASSES)).any(1)
 
 
@@ -62,7 +62,7 @@ def trainer(folder, loss, labels, batch_size, accumulation=1, **arguments):
 
 @pytest.mark.parametrize("name", ["hard", "soft"])
 def test_it_learns(tmp_path, name):
-    """Down to the least that the targets allow, and the label sets with it."""
+    """The loss falls to the least that the targets allow, and the predicted label sets are right."""
     training = trainer(tmp_path, compute_loss, TARGETS[name], 16, num_train_epochs=15, learning_rate=1e-2)
     training.compute_metrics = lambda evaluated: {"exact": ((evaluated.predictions > 0) == HARD.numpy()).all(-1).mean()}
     before = training.evaluate()
@@ -89,7 +89,7 @@ def plain_mean(outputs, labels, num_items_in_batch=None):
 @pytest.mark.parametrize("name", ["hard", "soft"])
 @pytest.mark.parametrize("examples", [16, 13], ids=["all batches full", "the last one small"])
 def test_accumulation_is_one_double_batch(tmp_path, name, examples):
-    """In two halves, or in one, as the mean over the double batch."""
+    """Two half batches, or one whole one, give the step of the mean over the whole."""
     labels = TARGETS[name][:examples]
     expected = trained(tmp_path, plain_mean, labels, 8, 1)
     for batch_size, accumulation in ((8, 1), (4, 2)):
@@ -102,7 +102,7 @@ def test_a_plain_mean_accumulates_wrongly(tmp_path):
 
 
 def test_unknown_cells(tmp_path):
-    """With ``ignore_index`` as the page says, they count neither above nor below the line."""
+    """With ``ignore_index``, as on the page, they are in neither the sum of the losses nor the count that divides it."""
     recipe = from_page("compute_loss")
     recipe.__globals__["zlpr_loss"] = partial(zlpr_loss, ignore_index=-100)
     whole, halves = (trained(tmp_path, recipe, UNKNOWN[:16], *sizes) for sizes in ((8, 1), (4, 2)))

@@ -8,7 +8,7 @@ from torch_losses import IDS, LOGITS, OTHERS, assert_same, each, rows, value_and
 
 from zlpr_torch import SparseZLPRLoss
 
-# a C++ compiler takes its time: it sees every formula once, and the others as far as the graph
+# Inductor calls a C++ compiler, which is slow: it compiles each formula once, and the rest stop at the graph
 INDUCTOR = ("ids with options", "KL", "R-Drop with options")
 GRAPHS = [(name, "inductor" if name in INDUCTOR else "aot_eager") for name in OTHERS]
 

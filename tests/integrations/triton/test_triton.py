@@ -68,7 +68,7 @@ def test_a_weight_brings_back_what_is_beyond_the_range_of_exp(dtype, weight, far
 @pytest.mark.parametrize("name", ["weight", "pos_weight"])
 @pytest.mark.parametrize("kind", [int, float])
 def test_an_illegal_weight_of_little_consequence(name, kind):
-    """By its sign alone, whichever half the cell is in."""
+    """Its sign makes it illegal, however little its cell adds, and in either half."""
     weights = np.asarray([[1.0, -0.01, 1.0], [-0.01, 1.0, 1.0], [0.0, 0.0, 1.0]])
     got = KERNELS.loss([[1.0, 2.0, 3.0]] * 3, np.asarray([[1, 0, 1]] * 3, kind), "float32", **{name: weights})
     assert np.isnan(got).tolist() == [True, True, False]
@@ -85,7 +85,7 @@ def test_masked_cells_hold_anything(soft):
 
 
 def test_shifts_are_whole_numbers():
-    """So that taking them from a logit rounds nothing that shows."""
+    """Because subtracting a whole number from a logit loses no digit that shows."""
     logits = torch.tensor([[40.7, -60.3], [3.5, -2.5], [-60.3, 90.9]])
     shift, total = forward(logits, torch.tensor([[False, True]] * 3))[1].unflatten(1, (2, 2)).unbind(-1)
     assert shift.tolist() == [[60, 40], [0, 0], [0, 0]]
@@ -136,7 +136,7 @@ def test_any_strides(change, soft):
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_strides_of_zero(soft):
-    """A row of options for all examples, one upstream for all losses."""
+    """Expanded tensors: one row of options for all examples, one upstream gradient for all losses."""
     logits, targets, options = problem(soft)
     one_row = Options(*(x[:1].expand(5, -1) for x in options))
     got = both((logits, targets, one_row), torch.tensor(0.5).expand(5))
@@ -155,7 +155,7 @@ def test_integer_targets(dtype):
 
 
 def test_operands_of_four_dtypes():
-    """Everything computes in the dtype of the losses, whatever it comes in; targets are judged in their own."""
+    """Everything is converted to the dtype of the losses; whether a target is legal is judged in the target's own."""
     logits, targets, options = problem()
     logits, targets, weight = logits.half(), targets.bfloat16().double(), options.weight.bfloat16()
     options = options._replace(weight=weight, threshold=options.threshold.double())
@@ -203,7 +203,7 @@ def test_inputs_are_not_modified():
 
 
 def test_a_spoiled_half_spoils_the_gradient_of_both():
-    """No step is made by half an example."""
+    """A NaN in one half makes the gradient of the whole row NaN, so that no step is made by half an example."""
     logits = torch.tensor([[torch.nan, 1.0, 2.0], [0.0, 1.0, 2.0]])
     grad = both((logits, torch.tensor([[True, True, False]] * 2), Options()), torch.ones(2))[1]
     assert grad.isnan().tolist() == [[True] * 3, [False] * 3]

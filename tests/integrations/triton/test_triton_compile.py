@@ -18,7 +18,7 @@ KERNELS = ("_forward", "_backward")
 
 
 def problems():
-    """By name, what a caller hands over; nothing is computed from it."""
+    """The arguments of a launch, by name. Only their shapes, dtypes and strides matter: nothing is computed."""
     import torch
 
     from zlpr_core._options import Options
@@ -129,7 +129,7 @@ def test_moves_16_bytes_at_a_time_and_rounds_to_nearest(reports):
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90"], indirect=True)
 def test_no_barrier_in_a_loop(reports):
-    """The lanes of a program meet at the end of a row only."""
+    """A barrier makes the threads of a program wait for each other: at the end of a row only, not at every block."""
     for problem in PROBLEMS:
         assembly = reports[problem]["_forward"]["assembly"]
         labels = {

@@ -16,10 +16,10 @@ class KerasFunctions:
         return [self.dialect.get(argument, argument) for argument in _order(name)]
 
     def own_options(self, name):
-        """Every adapter's; those of the framework below, such as PyTorch's reduction, are none of Keras's."""
+        """Those of every adapter. PyTorch's `reduction` and `impl` are not offered, even where Keras runs on PyTorch."""
         return Backend.own_options(self, name)
 
 
 def _order(name):
-    """As in Keras, logits come last."""
+    """Labels before logits, as in Keras."""
     return sorted(ARRAYS[name], key=lambda argument: argument in LOGITS)

@@ -1,4 +1,4 @@
-"""PyTorch: as it comes, and by plain composition, which transformed and compiled code sees."""
+"""PyTorch twice: "torch" as users call it, and "torch-plain", the formula that `torch.func` and exports take."""
 
 import warnings
 from contextlib import contextmanager, nullcontext

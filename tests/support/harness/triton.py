@@ -17,20 +17,20 @@ _cut, _exact_exp = interpreter._convert_float, interpreter.InterpreterBuilder.cr
 
 
 def _rounded(values, source, target, mode):
-    """The interpreter cuts float32 to bfloat16; what a GPU does, the test of compilation checks."""
+    """Round float32 to the nearest bfloat16, as a GPU does (test_triton_compile.py); the interpreter cuts digits off."""
     if (source.name, target.name) == ("fp32", "bf16"):
         return torch.from_numpy(values).bfloat16().view(torch.uint16).numpy()
     return _cut(values, source, target, mode)
 
 
 def _exp(builder, x):
-    """In float32 a GPU has 2^x, of a product that is rounded."""
+    """e^x in float32 as a GPU computes it: 2^(x · log2 e), with the product rounded. The interpreter is more exact."""
     if x.data.dtype != np.float32:
         return _exact_exp(builder, x)
     return builder.unary_op(x, lambda data: np.exp2(data * np.float32(np.log2(np.e))))
 
 
-# what the interpreter does otherwise than a GPU, for the whole process
+# from here on, in this process, the interpreter rounds as a GPU does
 interpreter._convert_float = _rounded
 interpreter.InterpreterBuilder.create_exp = _exp
 
@@ -58,17 +58,17 @@ class Loss(torch.autograd.Function):
 
 
 class Kernels(Torch):
-    """PyTorch in the words of the conformance suite, with the loss by the kernels."""
+    """The kernels alone, called as zlpr_torch calls them."""
 
     name = "triton"
-    adapter = converts = False  # that is done by the caller of the kernels
+    adapter = converts = False  # zlpr_torch does that before it calls a kernel
 
     def spares(self, dtype, mode):
-        """Options compute in the other two dtypes only."""
+        """The kernels widen half precision to float32, so options are tested in float32 and float64."""
         return dtype in ("float16", "bfloat16")
 
     def call(self, name, arrays, options):
-        """As the caller does: a row an example, the class axes last."""
+        """Lay out the arrays as zlpr_torch does: one row an example, the class axes last."""
         axis = options.pop("axis", -1)
         logits, targets = (_rows(x, axis) for x in arrays)
         options = Options(
