@@ -1,4 +1,4 @@
-"""What came out: a table of ratios, CSV files and a figure."""
+"""What came out: a table of ratios, and the CSV files from which the figure and the tables of the documentation come."""
 
 import csv
 import platform
@@ -7,19 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from cases import Case
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from measure import Candidate, Field
 from rich import box
 from rich.table import Table
 
 Row = dict[str, Any]
 SETTING = ("shape", "targets", "dtype")
-COLOURS = ("#0072B2", "#56B4E9", "#000000", "#999999", "#E69F00", "#CC79A7", "#D55E00", "#009E73")  # Okabe and Ito's
 MEMORY = ("saved_bytes", "peak_bytes")
 LONGEST = ("forward+backward", "training step")
 # short tables, for documentation: what a cell is
@@ -75,14 +70,13 @@ def timing(candidate: Candidate, name: str, times: Mapping[Any, np.ndarray]) -> 
 
 
 def write(folder: Path, framework: str, found: Sequence[Row], setting: Row) -> None:
-    """All numbers, the short tables and the figure."""
+    """All numbers, and the short tables."""
     folder.mkdir(parents=True, exist_ok=True)
     full = [row | setting for row in found]
     save(folder / f"{framework}.csv", [full[0], *(map(plain, row.values()) for row in full)])
     save(folder / f"{framework}-machine.csv", [setting, setting.values()])
     for name in SHORT:
         save(folder / f"{framework}-{name}.csv", short(found, name))
-    draw(folder / f"{framework}.svg", found, setting)
 
 
 def save(path: Path, lines: Iterable[Iterable[Any]]) -> None:
@@ -117,40 +111,3 @@ def table(found: Sequence[Row], setting: Row) -> Table:
     for line in lines:
         view.add_row(*line)
     return view
-
-
-def draw(path: Path, found: Sequence[Row], setting: Row) -> None:
-    """Ratios by case: a panel for each pass and dtype."""
-    mpl.rcParams["svg.hashsalt"] = "zlpr"  # the same numbers give the same file
-    passes, dtypes, names = (list(dict.fromkeys(row[key] for row in found)) for key in ("pass", "dtype", "candidate"))
-    figure = Figure(figsize=(6.5 * len(passes), 4.5 * len(dtypes) + 1), layout="constrained")
-    grid = figure.subplots(len(dtypes), len(passes), squeeze=False)
-    colours = dict(zip(names, COLOURS, strict=False))
-    for dtype, line in zip(dtypes, grid, strict=True):
-        for name, axes in zip(passes, line, strict=True):
-            panel(axes, [row for row in found if (row["dtype"], row["pass"]) == (dtype, name)], colours)
-            axes.set_title(f"{name}, {dtype}")
-    handles = [Line2D([], [], marker="o", linestyle="", color=colour, label=name) for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-    figure.suptitle(f"Time divided by that of the peer: {described(setting)}")
-    figure.savefig(path, metadata={"Date": None})
-
-
-def panel(axes: Axes, found: Sequence[Row], colours: Mapping[str, str]) -> None:
-    """A dot a candidate and case, with a line from its 20 % to its 80 % quantile."""
-    cases = list(dict.fromkeys(case_of(row) for row in found))
-    offsets = dict(zip(colours, np.linspace(-0.35, 0.35, len(colours)), strict=True))
-    for row in found:
-        below, above = (abs(row["ratio"] * (row[key] / row["median_us"] - 1)) for key in ("q20_us", "q80_us"))
-        place, colour = cases.index(case_of(row)) + offsets[row["candidate"]], colours[row["candidate"]]
-        axes.errorbar(place, row["ratio"], [[below], [above]], fmt="o", markersize=4, linewidth=1, color=colour)
-    axes.axhline(1, color="black", linewidth=0.8)
-    axes.set(yscale="log", ylabel="ratio to the peer")
-    axes.set_xticks(range(len(cases)), cases, rotation=60, fontsize="small")
-    axes.grid(axis="y", which="both", alpha=0.3)
-    axes.set_visible(bool(found))
-
-
-def case_of(row: Row) -> str:
-    """As it is written under a panel."""
-    return f"{row['shape']}\n{row['targets']}"

@@ -45,7 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="and cores (default: 2)")
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="of each case, at least (default: 20)")
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="of each case, at least (default: 5)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="for CSV and figure (default: benchmarks/results)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="for the CSV files (default: benchmarks/results)")
     arguments = parser.parse_args(argv)
     if not arguments.quick:
         arguments.output = arguments.output or RESULTS

@@ -15,13 +15,12 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx_design",
     "sphinxcontrib.katex",
-    "drawings",  # docs/_ext
+    "contents",  # docs/_ext
     "public_names",
 ]
 exclude_patterns = ["_build"]
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "code"  # zlpr_tf writes `names` as Keras does

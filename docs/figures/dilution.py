@@ -1,7 +1,7 @@
 """How symmetric label smoothing dilutes a missed positive when there are many classes."""
 
 import numpy as np
-from _style import LINES, save, sheet
+from _style import LINES, name_curves, save, sheet
 
 from zlpr_core import smooth_labels, zlpr_grad
 
@@ -25,4 +25,5 @@ panel = figure.subplots()
 for name, (legend, epsilon, mode) in CURVES.items():
     panel.loglog(CLASSES, [pull(classes, epsilon, mode) for classes in CLASSES], label=legend, **LINES[name])
 panel.set(xlabel="classes", ylabel="|gradient| of the positive")
+name_curves(figure)
 save(figure, __file__)

@@ -1,7 +1,7 @@
 """How much gradient an example hands out at zero logits, and how much of it its one positive gets."""
 
 import numpy as np
-from _style import LINES, save, sheet
+from _style import LINES, name_curves, save, sheet
 
 from zlpr_core import zlpr_grad
 
@@ -28,4 +28,5 @@ for name, (legend, parts) in budgets.items():
     positive.loglog(CLASSES, parts[:, 1], label=legend, **LINES[name])
 whole.set(xlabel="classes", ylabel="sum of |gradient|", title="The whole row")
 positive.set(xlabel="classes", ylabel="|gradient|", title="Its one positive")
+name_curves(figure)
 save(figure, __file__)

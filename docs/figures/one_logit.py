@@ -1,7 +1,7 @@
 """One logit of a row: what it costs and how hard it is pulled, by ZLPR, BCE and focal loss."""
 
 import numpy as np
-from _style import LINES, save, sheet
+from _style import LINES, name_curves, save, sheet
 
 from zlpr_core import zlpr, zlpr_grad
 
@@ -52,4 +52,5 @@ for column, (label, kind) in enumerate({1: "positive", 0: "negative"}.items()):
     panels[1, column].set(xlabel="its logit")
 panels[0, 0].set_ylabel("what it adds to the loss")
 panels[1, 0].set_ylabel("gradient")
+name_curves(figure)
 save(figure, __file__)

@@ -1,7 +1,7 @@
 """The published form for class ids, which subtracts the positives, on a positive that grows confident."""
 
 import numpy as np
-from _style import LINES, save, sheet
+from _style import LINES, name_curves, save, sheet
 
 from zlpr_core import zlpr, zlpr_grad
 
@@ -31,4 +31,5 @@ for panel, right, wrong, title in zip(figure.subplots(1, 2), exact, subtracted, 
     panel.plot(POSITIVE, wrong, label="published: subtract, then clip at 1e-7", **LINES["bce"])
     panel.plot(POSITIVE, right, label="exact: mask", **LINES["zlpr"])
     panel.set(xlabel="logit of the positive", title=title)
+name_curves(figure)
 save(figure, __file__)

@@ -9,13 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 _RUN = """
-import doctest, sys
+import contextlib, doctest, io, re, sys
 text = sys.stdin.read()
 test = doctest.DocTestParser().get_doctest(text, {}, "block", sys.argv[1], 0)
 runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
 runner.run(test)
 assert runner.summarize(verbose=False).failed == 0
-assert test.examples or exec(text, {"__name__": "__main__"}) is None
+if not test.examples:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(text, {"__name__": "__main__"})
+    promised = re.findall(r"^print\\(.*\\)  # (.*)$", text, flags=re.MULTILINE)
+    assert not promised or printed.getvalue().splitlines() == promised, printed.getvalue()
 """
 
 
@@ -24,6 +28,12 @@ def blocks(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     found = re.findall(r"^( *)```python\n(.*?)^\1```", text, flags=re.DOTALL | re.MULTILINE)
     return ["".join(line.removeprefix(indent) for line in body.splitlines(keepends=True)) for indent, body in found]
+
+
+def prose(page):
+    """The page without its blocks of code."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.sub(r"^( *)```(?:python|console|bibtex|text)?\n.*?^\1```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def every_block(*pages):
@@ -37,7 +47,7 @@ def _first_line(block):
 
 
 def check(page, block, **environment):
-    """Run ``block``: as a doctest where it has prompts, else as a program."""
+    """Run ``block``: as a doctest where it has prompts, else as a program, whose ``print(...)  # text`` prints the text."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", _RUN, page]
     done = subprocess.run(
         command, input=block, capture_output=True, text=True, check=False, cwd=ROOT, encoding="utf-8", **environment

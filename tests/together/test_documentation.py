@@ -1,9 +1,11 @@
-"""README, documentation and docstrings run as they stand."""
+"""README, documentation and docstrings run as they stand, and read well wherever Markdown is shown."""
 
 import re
+import runpy
 import subprocess
 import sys
 
+import numpy as np
 import pages
 import pytest
 from registry import PACKAGES, ROOT
@@ -22,7 +24,11 @@ assert sum(r.failed for r in results) == 0
 
 
 RECIPES = {"jax.md", "keras.md", "numpy.md", "pytorch.md"}  # in the sessions that have the trainers
-PAGES = ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.name not in RECIPES)]
+GUIDES = sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))
+PAGES = ["README.md", *(page for page in GUIDES if page.removeprefix("docs/") not in RECIPES)]
+SHOWN = ["README.md", "CONTRIBUTING.md", "docs/api/index.md", *GUIDES]  # the rest of docs/api is for Sphinx alone
+FIGURES = sorted((ROOT / "docs" / "figures").glob("[!_]*.py"))
+NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?")
 
 
 @pages.every_block(*PAGES)
@@ -30,9 +36,65 @@ def test_page(page, block):
     pages.check(page, block)
 
 
+def test_what_a_block_promises_to_print_is_checked():
+    pages.check("a page", 'print(1 + 1)  # 2\nprint("x")  # x\n')
+    with pytest.raises(AssertionError):
+        pages.check("a page", "print(1 + 1)  # 3\n")
+
+
 def test_readme_shows_every_package():
     for package in PACKAGES:
         assert any(package in block for block in pages.blocks("README.md")), package
+
+
+def test_readme_can_be_pasted():
+    assert ">>>" not in README
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_page_is_plain_markdown(page):
+    """A code host shows directives, roles and links without a text as they are written."""
+    text = pages.prose(page)
+    assert not re.findall(r"^ *(?:`{3,}|:{3,}) *\{.*|^ *:{3,}.*|\{[a-z:-]+\}`.*|\[\]\(.*", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_math_survives_markdown(page):
+    r"""A code host takes the backslash from ``\{`` and ``\,`` before it sets the formula, and refuses ``\operatorname``."""
+    for formula in re.findall(r"\$\$.*?\$\$|\$[^$\n]+\$", pages.prose(page), flags=re.DOTALL):
+        assert not re.search(r"\\[^A-Za-z\n]|\\operatorname", formula), formula
+
+
+@pytest.mark.parametrize("page", SHOWN)
+def test_links_lead_somewhere(page):
+    text = pages.prose(page)
+    for target in re.findall(r"\]\(([^)#\s]+)|^\[[^\]]+\]: (\S+)|(?:src|href)=\"([^\"]+)\"", text, flags=re.MULTILINE):
+        path = "".join(target)
+        assert path.startswith("https://") or ((ROOT / page).parent / path).exists(), path
+
+
+@pytest.mark.parametrize("script", FIGURES, ids=lambda script: script.stem)
+def test_figure_is_what_its_script_draws(script, tmp_path, monkeypatch):
+    """Up to a hundredth of a point: a processor may round the last digit of exp otherwise."""
+    monkeypatch.syspath_prepend(script.parent)
+    style = __import__("_style")
+    monkeypatch.setattr(style, "DRAWN", tmp_path)
+    runpy.run_path(str(script), run_name="__main__")
+    now, committed = (
+        (folder / f"{script.stem}.svg").read_text(encoding="utf-8") for folder in (tmp_path, script.parent)
+    )
+    assert NUMBER.sub("", now) == NUMBER.sub("", committed), f"run {script.relative_to(ROOT)} and commit what it draws"
+    numbers = ([float(number) for number in NUMBER.findall(svg)] for svg in (now, committed))
+    np.testing.assert_allclose(*numbers, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+def test_tables_are_those_of_the_benchmark(page, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    text = (ROOT / page).read_text(encoding="utf-8")
+    tables = __import__("markdown_tables")
+    assert tables.filled(text) == text, f"run benchmarks/{tables.__name__}.py"
+    assert tables.MARKED.search(text)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
