@@ -7,7 +7,7 @@ They are made of ``keras.ops``, so the tensors are those of whichever backend Ke
 
 from typing import Any
 
-from keras import ops
+from keras import backend, ops
 
 import zlpr_core
 from zlpr_core._indices import check_matrix, indicated
@@ -17,8 +17,10 @@ from zlpr_core._typing import Axis
 
 from . import _derivative
 from ._namespace import of_shape, xp
+from ._symbolic import keras_function
 
 
+@keras_function
 def zlpr_loss(
     labels: Any,
     logits: Any,
@@ -80,6 +82,7 @@ def zlpr_loss(
     return zlpr_core.zlpr(scores, targets, axis=axis, **options.by_name(), xp=xp)
 
 
+@keras_function
 def sparse_zlpr_loss(
     indices: Any,
     logits: Any,
@@ -150,8 +153,21 @@ def _labels(indices: Any, scores: Any, axis: Axis, pad: int) -> Any:
     if hasattr(indices, "row_splits"):
         wide = indices.with_flat_values(ops.cast(indices.flat_values, "int64"))  # which holds every pad
         indices = wide.to_tensor(default_value=pad)
-    lists_or_scipy = isinstance(indices, (list, tuple)) or hasattr(indices, "toarray")
-    return indicated(indices if lists_or_scipy else ops.convert_to_tensor(indices), scores, axis, pad, xp=xp)
+    if not isinstance(indices, (list, tuple)) and not hasattr(indices, "toarray"):  # of SciPy
+        indices = ops.convert_to_tensor(indices)
+        _check_ids(indices)
+    return indicated(indices, scores, axis, pad, xp=xp)
+
+
+def _check_ids(ids: Any) -> None:
+    """Raise if they are floats, as Keras makes them of the targets of a loss function but not of ours as a class."""
+    dtype = backend.standardize_dtype(ids.dtype)
+    if "float" in dtype:
+        msg = (
+            f"`indices` must be integer class ids. Received dtype: {dtype}. Keras makes floats of the targets of a "
+            f"loss function: compile with `loss=SparseZLPRLoss()`."
+        )
+        raise TypeError(msg)
 
 
 def _of_matrix(matrix: Any, scores: Any, axis: Axis) -> Any:
@@ -162,6 +178,7 @@ def _of_matrix(matrix: Any, scores: Any, axis: Axis) -> Any:
     return ops.scatter_update(ops.zeros(matrix.dense_shape, "int8"), matrix.indices, kinds)
 
 
+@keras_function
 def rdrop_zlpr_loss(
     labels: Any,
     logits1: Any,
@@ -211,6 +228,7 @@ def rdrop_zlpr_loss(
     return zlpr_core.rdrop_zlpr(first, second, targets, **own, **options, xp=xp)
 
 
+@keras_function
 def zlpr_terms(
     labels: Any,
     logits: Any,

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 from keras import KerasTensor, backend, ops
 
+from zlpr_core._checks import same_shape
 from zlpr_core._namespace import namespace_from
 
 if backend.backend() == "tensorflow":
@@ -113,7 +114,7 @@ def _is_readable_by_torch(x: Any) -> bool:
 
 def of_shape(x: Any, like: Any) -> Any:
     """``x``; if sizes that are unknown while tracing turn out to differ, this raises, where they would be broadcast."""
-    unknown = None in (*x.shape, *like.shape) and len(x.shape) == len(like.shape)
+    unknown = None in (*x.shape, *like.shape) and same_shape(x.shape, like.shape)
     return ops.reshape(x, ops.shape(like)) if unknown else x
 
 

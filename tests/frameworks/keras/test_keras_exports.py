@@ -109,6 +109,23 @@ def test_every_name_traces(name, trace):
     check(trace(lambda *a: call(name, a), CALLS[name][0]), reference(name))
 
 
+@every_name
+def test_every_name_is_a_step_of_a_functional_model(name, tmp_path):
+    """Over symbolic tensors of unknown length; `keras.losses.binary_crossentropy` builds, runs and saves in the same."""
+    arrays = [a if a.ndim > 1 else a[:, None] for a in CALLS[name][0]]
+    inputs = [keras.Input(a.shape[1:], dtype=keras.backend.standardize_dtype(a.dtype)) for a in arrays]
+    model = keras.Model(inputs, call(name, inputs))
+    expected = call(name, arrays)
+    for output, e in zip(model.outputs, expected if isinstance(expected, tuple) else (expected,), strict=True):
+        assert output.dtype == keras.backend.standardize_dtype(e.dtype)
+        assert len(output.shape) == len(e.shape)
+    model.save(tmp_path / "model.keras")
+    for one in (model, keras.saving.load_model(tmp_path / "model.keras")):
+        got = one([ops.convert_to_tensor(a) for a in arrays])
+        for g, e in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
+            np.testing.assert_allclose(ops.convert_to_numpy(g), ops.convert_to_numpy(e), rtol=1e-6)
+
+
 def test_check_targets_takes_lists():
     zlpr_tf.check_targets([[0, 1], [1, -100]], ignore_index=-100)
     with pytest.raises(ValueError, match=r"Received: 7.0 at \[1, 1\]"):
