@@ -77,6 +77,10 @@ class Backend(ABC):
         """The arrays that the package's function takes, by the package's names and in its order."""
         return [self.dialect.get(argument, argument) for argument in ARRAYS[name]]
 
+    def word(self, name):
+        """What the package calls an argument or a function of the core."""
+        return self.dialect.get(name, ADAPTED.get(name, name) if self.adapter else name)
+
     def own_options(self, name):
         """The options, with their defaults, that the package's function has and that of the core has not."""
         smooth, ignore = {"label_smoothing": 0.0}, {"ignore_index": None}
