@@ -18,7 +18,7 @@ def kl_divergence(
     *,
     axis: Axis = -1,
     where: Any = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
 ) -> Any:
     r"""Kullback-Leibler divergence between the independent Bernoulli labels of two logit vectors.
 
@@ -62,7 +62,7 @@ def symmetric_kl_divergence(
     *,
     axis: Axis = -1,
     where: Any = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
 ) -> Any:
     r"""Jeffreys' divergence, the sum of `kl_divergence` in both directions.
 

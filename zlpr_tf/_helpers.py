@@ -14,7 +14,7 @@ Int = TypeVar("Int", int, Any)
 
 
 @keras_function
-def predict(logits: Any, *, threshold: Any = 0.0, at_least_one: bool = False, axis: Axis = -1) -> Any:
+def predict(logits: Any, *, threshold: Any = 0.0, at_least_one: bool | None = False, axis: Axis = -1) -> Any:
     r"""Label set: class i belongs to it iff :math:`s_i > \theta`.
 
     Args:
@@ -42,7 +42,7 @@ def predict(logits: Any, *, threshold: Any = 0.0, at_least_one: bool = False, ax
 
 
 @keras_function
-def probabilities(logits: Any, *, scale: float = 2.0) -> Any:
+def probabilities(logits: Any, *, scale: float | None = 2.0) -> Any:
     r"""The probabilities that a model trained with soft ZLPR states: :math:`\sigma(\text{scale} \cdot s)`.
 
     Soft ZLPR is least at :math:`t = \sigma(2s)`, not :math:`\sigma(s)`. After training on hard labels neither is
@@ -66,7 +66,7 @@ def probabilities(logits: Any, *, scale: float = 2.0) -> Any:
 
 
 @keras_function
-def smooth_labels(labels: Any, epsilon: float, *, mode: Literal["symmetric", "positive"] = "symmetric") -> Any:
+def smooth_labels(labels: Any, epsilon: float, *, mode: Literal["symmetric", "positive"] | None = "symmetric") -> Any:
     r"""Move labels away from 0 and 1, so that the best logits are finite.
 
     .. math::
@@ -153,7 +153,7 @@ def check_targets(labels: Any, *, ignore_index: float | None = None) -> None:
 
 
 @keras_function
-def multi_hot(indices: Any, num_classes: int, *, pad: int = -1) -> Any:
+def multi_hot(indices: Any, num_classes: int, *, pad: int | None = -1) -> Any:
     """Turn rows of class ids into rows of bool labels.
 
     Args:

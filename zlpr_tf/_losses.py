@@ -10,7 +10,8 @@ from typing import Any
 from keras import backend, ops
 
 import zlpr_core
-from zlpr_core._indices import check_matrix, indicated
+from zlpr_core._checks import refuse_sparse, sparse_error
+from zlpr_core._indices import PAD, check_matrix, indicated
 from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
@@ -93,7 +94,7 @@ def sparse_zlpr_loss(
     pos_weight: Any = None,
     threshold: Any = 0.0,
     label_smoothing: float | None = 0.0,
-    pad: int = -1,
+    pad: int | None = -1,
 ) -> Any:
     r"""ZLPR of class ids: `zlpr_loss` of the rows that the ids stand for.
 
@@ -147,12 +148,12 @@ def sparse_zlpr_loss(
     )
 
 
-def _labels(indices: Any, scores: Any, axis: Axis, pad: int) -> Any:
+def _labels(indices: Any, scores: Any, axis: Axis, pad: int | None) -> Any:
     if hasattr(indices, "dense_shape"):  # a SparseTensor, told by its attributes: Keras may run without TensorFlow
         return _of_matrix(indices, scores, axis)
     if hasattr(indices, "row_splits"):
         wide = indices.with_flat_values(ops.cast(indices.flat_values, "int64"))  # which holds every pad
-        indices = wide.to_tensor(default_value=pad)
+        indices = wide.to_tensor(default_value=PAD if pad is None else pad)
     if not isinstance(indices, (list, tuple)) and not hasattr(indices, "toarray"):  # of SciPy
         indices = ops.convert_to_tensor(indices)
         _check_ids(indices)
@@ -184,8 +185,8 @@ def rdrop_zlpr_loss(
     logits1: Any,
     logits2: Any,
     *,
-    alpha: float = 4.0,
-    scale: float = 1.0,
+    alpha: float | None = 4.0,
+    scale: float | None = 1.0,
     axis: Axis = -1,
     where: Any = None,
     weight: Any = None,
@@ -265,6 +266,9 @@ def _read(
     labels: Any, logits: Any, where: Any, label_smoothing: float | None, ignore_index: float | None
 ) -> tuple[Any, Any, Any]:
     """``(logits, targets, where)`` as tensors, with the two options of the adapters worked into the last two."""
+    refuse_sparse(labels, "targets", xp=xp)
+    if hasattr(labels, "row_splits"):
+        raise sparse_error(labels, "targets", xp=xp)
     scores, options = ops.convert_to_tensor(logits), {"label_smoothing": label_smoothing, "ignore_index": ignore_index}
     targets = of_shape(ops.convert_to_tensor(labels), scores)
     return scores, *prepare_targets(targets, where, scores, **options, xp=xp)

@@ -119,7 +119,8 @@ def of_shape(x: Any, like: Any) -> Any:
 
 
 def _shape_of(x: Any, ids: Any, /) -> tuple[Any, ...]:
-    return tuple(size if isinstance(size, int) else ops.cast(size, ids.dtype) for size in ops.shape(x))
+    # A size that is unknown while tracing is a tensor in TensorFlow. In JAX it is an expression, which stays one.
+    return tuple(ops.cast(size, ids.dtype) if hasattr(size, "dtype") else size for size in ops.shape(x))
 
 
 def _mark(ids: Any, classes: Any, /) -> Any:
@@ -157,5 +158,5 @@ xp = namespace_from(
     mark=_mark,
     shape_of=_shape_of,
     stop_gradient=ops.stop_gradient,
-    dialect={"targets": "labels"},
+    dialect={"targets": "labels", "zlpr": "zlpr_loss", "sparse_zlpr": "sparse_zlpr_loss"},
 )
