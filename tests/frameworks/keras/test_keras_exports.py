@@ -16,7 +16,7 @@ SOFT = RNG.random((4, 3)).astype("float32")
 HARD, IDS, SPANS = SOFT > 0.5, np.array([[0, 2], [1, -1], [2, 2], [-1, -1]]), np.array([0, 5, 8, -1])
 CALLS = {  # arrays in the order of the core
     "index_to_span": ([SPANS], {"length": 3}),
-    "kl_divergence": ([LOGITS, OTHER], {"where": HARD, "scale": 2.0}),
+    "kl_divergence": ([LOGITS, OTHER], {"where": HARD[0], "scale": 2.0}),
     "multi_hot": ([IDS], {"num_classes": 3}),
     "predict": ([LOGITS], {"threshold": [0.1, 0.2, 0.3], "at_least_one": True}),
     "probabilities": ([LOGITS], {"scale": 1.0}),
@@ -25,10 +25,10 @@ CALLS = {  # arrays in the order of the core
     "span_to_index": ([SPANS % 3, SPANS // 3], {"length": 3}),
     "sparse_zlpr_loss": ([LOGITS, IDS], {"pos_weight": np.float32(2)}),
     "symmetric_kl_divergence": ([LOGITS, OTHER], {"axis": (0, 1)}),
-    "zlpr_divergence": ([LOGITS, OTHER], {"where": HARD.tolist()}),
-    "zlpr_entropy": ([SOFT], {"where": HARD}),
+    "zlpr_divergence": ([LOGITS, OTHER], {"where": HARD[:1].tolist()}),
+    "zlpr_entropy": ([SOFT], {"where": HARD[1]}),
     "zlpr_loss": ([LOGITS, SOFT], {"threshold": np.float64(0.5), "label_smoothing": None, "ignore_index": None}),
-    "zlpr_terms": ([LOGITS, SOFT], {"threshold": None, "where": HARD}),
+    "zlpr_terms": ([LOGITS, SOFT], {"threshold": None, "where": HARD[:1]}),
 }
 LABELS_FIRST = ("rdrop_zlpr_loss", "sparse_zlpr_loss", "zlpr_loss", "zlpr_terms")
 every_name = pytest.mark.parametrize("name", CALLS)
