@@ -1,6 +1,7 @@
 """What a framework must show to be judged; the rest is derived from it here."""
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 
 import ml_dtypes
@@ -90,6 +91,20 @@ class Backend(ABC):
             "sparse_zlpr": smooth,
             "rdrop_zlpr": smooth | ignore,
         }.get(name, {})
+
+    def alarms(self):
+        """A context in which the framework's own tools report every NaN, infinity and overflow by an exception."""
+        return nullcontext()
+
+    @contextmanager
+    def silent(self):
+        """Raises if anything in here sets off the alarms. Programs are compiled anew, as some alarms are traced."""
+        kept, self._programs = self._programs, {}
+        try:
+            with self.alarms():
+                yield
+        finally:
+            self._programs = kept
 
     def compiled(self, function, mode):
         assert mode == "eager"
