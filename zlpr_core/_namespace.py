@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from array_api_compat import array_namespace, device
 
+from ._checks import refuse_sparse
 from ._typing import Extended, Namespace
 
 _NUMPY = frozenset({"numpy", "array_api_compat.numpy"})
@@ -43,6 +44,8 @@ def _common_namespace(arrays: dict[str, Any]) -> Namespace:
     try:
         return cast("Namespace", array_namespace(*arrays.values()))
     except TypeError:
+        for argument, array in arrays.items():
+            refuse_sparse(array, argument, xp=None)
         kinds = " and ".join(f"`{argument}` of type {type(array).__name__}" for argument, array in arrays.items())
         msg = f"Expected arrays of one library that array-api-compat knows. Received: {kinds}. Convert, or pass `xp`."
         raise TypeError(msg) from None

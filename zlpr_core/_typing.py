@@ -7,7 +7,8 @@ standard have them already, by way of ``array_api_compat``.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-Axis: TypeAlias = "int | Sequence[int]"
+Axis: TypeAlias = "int | Sequence[int] | None"
+"""None is the last axis."""
 
 
 class Array(Protocol):
