@@ -23,6 +23,7 @@ def namespace_from(library: Any, **own: Any) -> Extended:
         "mark": lambda ids, classes: _mark_slot_by_slot(library, ids, classes),
         "shape_of": lambda x, ids: x.shape,
         "stop_gradient": lambda x: x,
+        "lift": lambda x, rank: x,
         "device": device,
         "readable": lambda x: _is_readable(library, x),
     }

@@ -80,7 +80,7 @@ def _read(argument: str, option: Any, logits: Array, *, xp: Extended) -> Any:
             f"{tuple(array.shape)} for {tuple(logits.shape)}."
         )
         raise ValueError(msg)
-    return array
+    return xp.lift(array, len(logits.shape))
 
 
 def _has_kind(option: Any, kinds: Any, *, xp: Extended) -> bool:
