@@ -6,34 +6,45 @@ Everything here reads shapes and dtypes, which are known while tracing. Only ``c
 from collections.abc import Sequence
 from math import inf, prod
 from numbers import Real
+from operator import index
 from typing import Any
 
 from ._typing import Array, Axis, Namespace
 
 
-def name(argument: str, xp: Namespace) -> str:
-    """What the user's framework calls ``argument``, quoted."""
+def name(argument: str, xp: Namespace | None) -> str:
+    """What the user's framework calls ``argument``, or a function of the core's, quoted."""
     return f"`{getattr(xp, 'dialect', {}).get(argument, argument)}`"
 
 
 def check_pair(logits: Array, targets: Array, /, *, xp: Namespace) -> None:
     """Real floating logits, and targets of the same shape in a dtype that says hard or soft."""
     check_floating(logits, "logits", xp=xp)
-    if not xp.isdtype(targets.dtype, ("bool", "integral", "real floating")):
+    if not is_kind(targets.dtype, ("bool", "integral", "real floating"), xp=xp):
         msg = f"{name('targets', xp)} must be bool, integer or real floating. Received dtype: {targets.dtype}."
         raise TypeError(msg)
+    if hasattr(targets, "toarray"):  # SciPy's, of which an adapter makes no array
+        raise sparse_error(targets, "targets", xp=xp)
     if not same_shape(logits.shape, targets.shape):
         msg = (
             f"{name('logits', xp)} and {name('targets', xp)} must have the same shape. Received: "
-            f"{tuple(logits.shape)} and {tuple(targets.shape)}. {_likely_fix(targets, xp=xp)}"
+            f"{tuple(logits.shape)} and {tuple(targets.shape)}. {_likely_fix(logits, targets, xp=xp)}"
         )
         raise ValueError(msg)
 
 
 def check_floating(logits: Array, argument: str, /, *, xp: Namespace) -> None:
-    if not xp.isdtype(logits.dtype, "real floating"):
+    if not is_kind(logits.dtype, "real floating", xp=xp):
         msg = f"{name(argument, xp)} must have a real floating dtype. Received: {logits.dtype}. Convert it first."
         raise TypeError(msg)
+
+
+def is_kind(dtype: Any, kind: Any, /, *, xp: Namespace) -> bool:
+    """``isdtype``, where a dtype that the library does not know is of no kind."""
+    try:
+        return bool(xp.isdtype(dtype, kind))
+    except (TypeError, ValueError):  # how NumPy and Keras answer
+        return False
 
 
 def check_same_shape(arrays: Sequence[Array], arguments: Sequence[str], /, *, xp: Namespace) -> None:
@@ -46,16 +57,59 @@ def check_same_shape(arrays: Sequence[Array], arguments: Sequence[str], /, *, xp
 
 
 def same_shape(left: Sequence[int | None], right: Sequence[int | None]) -> bool:
-    """True if equal; a size that is unknown while tracing (None) equals any other."""
+    """True if equal; an unknown size equals any other: None while tracing, NaN in dask."""
     if tuple(left) == tuple(right):
         return True
-    return len(left) == len(right) and all(m is None or n is None or m == n for m, n in zip(left, right, strict=True))
+    return len(left) == len(right) and all(map(_same_size, left, right))
 
 
-def _likely_fix(targets: Array, *, xp: Namespace) -> str:
+def _same_size(left: int | None, right: int | None) -> bool:
+    unknown = left is None or right is None or left != left or right != right
+    return unknown or left == right
+
+
+def _likely_fix(logits: Array, targets: Array, *, xp: Namespace) -> str:
+    if xp.isdtype(targets.dtype, "integral") and len(targets.shape) == len(logits.shape) - 1:
+        return one_id_each("targets", xp=xp)
     if xp.isdtype(targets.dtype, "integral"):
         return "For class ids, call `multi_hot` on them first, one row of ids per example."
     return f"{name('targets', xp).capitalize()} are never broadcast: give every class its own, one row per example."
+
+
+def one_id_each(argument: str, /, *, xp: Namespace) -> str:
+    """The fix for class ids of shape [B], one an example, given to either loss."""
+    ids = name(argument, xp).strip("`")
+    return f"For one class id per example, call {name('sparse_zlpr', xp)} with `{ids}[..., None]`."
+
+
+def refuse_sparse(value: Any, argument: str, /, *, xp: Namespace | None) -> None:
+    """Raise if it is a sparse matrix: SciPy's, JAX's, TensorFlow's, told by their attributes without an import.
+
+    Adapters call it before they convert, which would fail in words that help nobody.
+    """
+    if any(hasattr(value, attribute) for attribute in ("toarray", "todense", "dense_shape")):
+        raise sparse_error(value, argument, xp=xp)
+
+
+def sparse_error(value: Any, argument: str, /, *, xp: Namespace | None) -> TypeError:
+    """For an adapter to raise by itself where the attributes do not tell, as of a sparse torch.Tensor."""
+    fix = "make it dense" if argument != "targets" else f"pass it to {name('sparse_zlpr', xp)}, or make it dense"
+    return TypeError(f"{name(argument, xp)} must be dense. Received: a sparse {type(value).__name__}; {fix}.")
+
+
+def check_axis(axis: Any, argument: str, /, *, xp: Namespace | None = None) -> tuple[int, ...]:
+    """``axis`` as a tuple of ints, where None means the last. Raise if it can be none, for any logits.
+
+    Constructors call it, so that a bad one is refused there and not by the first batch.
+    """
+    given = (-1,) if axis is None else axis if isinstance(axis, (tuple, list)) else (axis,)
+    try:
+        if not any(isinstance(a, bool) for a in given):
+            return tuple(index(a) for a in given)  # NumPy's integers too
+    except TypeError:
+        pass
+    msg = f"{name(argument, xp)} must be an int or a tuple of ints. Received: {axis!r}."
+    raise TypeError(msg)
 
 
 def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...]:
@@ -63,12 +117,7 @@ def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...
     shape = tuple(logits.shape)
     if type(axis) is int and -len(shape) <= axis < len(shape) and shape[axis] != 0:
         return (axis % len(shape),)  # nearly every call
-    if not isinstance(axis, (int, tuple, list)) and hasattr(axis, "__index__"):
-        axis = axis.__index__()  # NumPy's integers
-    given = (axis,) if isinstance(axis, int) else axis
-    if isinstance(axis, bool) or not isinstance(given, Sequence) or not all(isinstance(a, int) for a in given):
-        msg = f"{name('axis', xp)} must be an int or a tuple of ints. Received: {axis!r}."
-        raise TypeError(msg)
+    given = check_axis(axis, "axis", xp=xp)
     axes = tuple(a + len(shape) if a < 0 else a for a in given)
     if not axes or len(set(axes)) != len(axes) or not all(0 <= a < len(shape) for a in axes):
         msg = (
@@ -82,11 +131,9 @@ def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...
 
 
 def broadcasts(shape: tuple[int | None, ...], onto: tuple[int | None, ...]) -> bool:
-    """True if an array of ``shape`` broadcasts to ``onto``; an unknown size (None) fits any other."""
+    """True if an array of ``shape`` broadcasts to ``onto``; an unknown size fits any other."""
     tail = onto[len(onto) - len(shape) :]
-    return len(shape) <= len(onto) and all(
-        m is None or n is None or m == 1 or m == n for m, n in zip(shape, tail, strict=True)
-    )
+    return len(shape) <= len(onto) and all(m == 1 or _same_size(m, n) for m, n in zip(shape, tail, strict=True))
 
 
 def check_fraction(argument: str, value: float, /) -> None:

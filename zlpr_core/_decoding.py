@@ -13,8 +13,8 @@ def predict(
     logits: ArrayT,
     /,
     *,
-    threshold: Array | float = 0.0,
-    at_least_one: bool = False,
+    threshold: Array | float | None = 0.0,
+    at_least_one: bool | None = False,
     axis: Axis = -1,
     xp: Namespace | None = None,
 ) -> ArrayT:
@@ -63,7 +63,7 @@ def predict(
     return chosen
 
 
-def probabilities(logits: ArrayT, /, *, scale: float = 2.0, xp: Namespace | None = None) -> ArrayT:
+def probabilities(logits: ArrayT, /, *, scale: float | None = 2.0, xp: Namespace | None = None) -> ArrayT:
     r"""The probabilities that a model trained with soft ZLPR states: :math:`\sigma(\text{scale} \cdot s)`.
 
     Soft ZLPR is least at :math:`t = \sigma(2s)`, not :math:`\sigma(s)`. After training on hard labels neither is
@@ -95,5 +95,6 @@ def probabilities(logits: ArrayT, /, *, scale: float = 2.0, xp: Namespace | None
     """
     xp = infer(xp, logits=logits)
     check_floating(logits, "logits", xp=xp)
-    probability: ArrayT = sigmoids(xp.astype(logits, compute_dtype(logits.dtype, xp=xp)) * scale, xp=xp)[0]
+    scaled = xp.astype(logits, compute_dtype(logits.dtype, xp=xp)) * (2.0 if scale is None else scale)
+    probability: ArrayT = sigmoids(scaled, xp=xp)[0]
     return probability

@@ -8,7 +8,7 @@ from ._logistic import exp_minus_line, exp_minus_one, logistic_gap, sigmoids, so
 from ._losses import zlpr
 from ._namespace import compute_dtype, infer
 from ._options import Options
-from ._reduce import Terms, log1p_sum_exp
+from ._reduce import Terms, log1p_sum_exp, spread_nan
 from ._terms import keep, subtract
 from ._typing import Array, ArrayT, Axis, Extended, Namespace
 
@@ -20,7 +20,7 @@ def kl_divergence(
     *,
     axis: Axis = -1,
     where: Array | None = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""Kullback-Leibler divergence between the label probabilities of two logit vectors, summed over the labels.
@@ -77,7 +77,7 @@ def symmetric_kl_divergence(
     *,
     axis: Axis = -1,
     where: Array | None = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""Jeffreys' divergence, the sum of :func:`kl_divergence` in both directions.
@@ -151,13 +151,13 @@ def rdrop_zlpr(
     targets: Array,
     /,
     *,
-    alpha: float = 4.0,
-    scale: float = 1.0,
+    alpha: float | None = 4.0,
+    scale: float | None = 1.0,
     axis: Axis = -1,
     where: Array | None = None,
     weight: Array | float | None = None,
     pos_weight: Array | float | None = None,
-    threshold: Array | float = 0.0,
+    threshold: Array | float | None = 0.0,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
@@ -196,13 +196,15 @@ def rdrop_zlpr(
     array([0.6438])
     """
     xp = infer(xp, logits1=logits1, logits2=logits2, targets=targets)
+    alpha = 4.0 if alpha is None else alpha
     check_positive("alpha", alpha, zero=True)
     options = Options(where, weight, pos_weight, threshold)
     pair = _pair(logits1, logits2, axis, options, scale, ("logits1", "logits2"), xp=xp)
     loss1 = zlpr(logits1, targets, axis=axis, **options.by_name(), xp=xp)
     loss2 = zlpr(logits2, targets, axis=axis, **options.by_name(), xp=xp)
-    both: ArrayT = 0.5 * (loss1 + loss2) + (alpha / 4) * _jeffreys(pair, xp=xp)
-    return both
+    both = 0.5 * (loss1 + loss2) + (alpha / 4) * _jeffreys(pair, xp=xp)
+    loss: ArrayT = spread_nan(both, both, xp=xp)
+    return loss
 
 
 class _Pair(NamedTuple):
@@ -219,8 +221,9 @@ class _Pair(NamedTuple):
 
 
 def _pair(
-    p: Array, q: Array, axis: Axis, options: Options, scale: float, names: tuple[str, str], *, xp: Extended
+    p: Array, q: Array, axis: Axis, options: Options, scale: float | None, names: tuple[str, str], *, xp: Extended
 ) -> _Pair:
+    scale = 1.0 if scale is None else scale
     check_positive("scale", scale)
     check_floating(p, names[0], xp=xp)
     check_floating(q, names[1], xp=xp)
@@ -254,7 +257,8 @@ def _jeffreys(pair: _Pair, *, xp: Namespace) -> Any:
 
 
 def _total(cells: Any, pair: _Pair, *, xp: Namespace) -> Any:
-    return xp.squeeze(xp.sum(cells, axis=pair.axes, keepdims=True), axis=pair.axes)
+    total = xp.squeeze(xp.sum(cells, axis=pair.axes, keepdims=True), axis=pair.axes)
+    return spread_nan(total, total, xp=xp)
 
 
 def _bernoulli_kl(x: Any, y: Any, rise: Any, *, xp: Namespace) -> Any:
@@ -299,6 +303,7 @@ def _regret(pair: _Pair, *, xp: Extended) -> Any:
     # the direct way, each of which is a softmax weight.
     slopes = direct - xp.stop_gradient(xp.where(direct < inf, direct, 0.0))
     value = xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)
+    value = spread_nan(value, value, xp=xp)
     return xp.where(xp.squeeze(impossible, axis=axes), inf, value)
 
 

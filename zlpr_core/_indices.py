@@ -5,7 +5,7 @@ from math import prod
 from operator import index
 from typing import Any, TypeVar, cast
 
-from ._checks import class_axes, name, same_shape
+from ._checks import class_axes, name, one_id_each, same_shape
 from ._namespace import infer
 from ._targets import first_cell
 from ._typing import Array, ArrayT, Axis, Extended, Namespace
@@ -13,7 +13,7 @@ from ._typing import Array, ArrayT, Axis, Extended, Namespace
 PAD = -1
 
 
-def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = PAD, xp: Namespace | None = None) -> ArrayT:
+def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int | None = PAD, xp: Namespace | None = None) -> ArrayT:
     r"""Turn rows of class ids into rows of bool targets.
 
     Parameters
@@ -45,7 +45,7 @@ def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = PAD, xp: Names
     array([[1, 0, 1],
            [0, 1, 0]])
     """
-    xp = infer(xp, indices=indices)
+    xp, pad = infer(xp, indices=indices), PAD if pad is None else pad
     ids = _integers(indices, "indices", xp=xp)
     outside = _outside(indices, ids, num_classes, pad, xp=xp)
     _refuse(outside, indices, _legal_ids(num_classes, pad), xp=xp)
@@ -53,13 +53,13 @@ def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int = PAD, xp: Names
     return hot
 
 
-def indicated(indices: Any, logits: Array, axis: Axis, pad: int, /, *, xp: Extended) -> Any:
+def indicated(indices: Any, logits: Array, axis: Axis, pad: int | None, /, *, xp: Extended) -> Any:
     """Hard targets of the shape of ``logits``, for the losses of class ids.
 
     bool where ids can be read, and an illegal one raises. Elsewhere int8, with 2 throughout an example that has an
     illegal id, which the losses turn into NaN.
     """
-    axes = class_axes(logits, axis, xp=xp)
+    axes, pad = class_axes(logits, axis, xp=xp), PAD if pad is None else pad
     if hasattr(indices, "toarray"):
         return _from_matrix(indices, logits, axis, xp=xp)
     if isinstance(indices, (list, tuple)):
@@ -71,6 +71,7 @@ def indicated(indices: Any, logits: Array, axis: Axis, pad: int, /, *, xp: Exten
     outside = _outside(indices, ids, classes, pad, xp=xp)
     hot = _in_place(_marked(ids, outside | (ids == pad), classes, xp=xp), sizes, axes, xp=xp)
     if xp.readable(ids):
+        _refuse_multi_hot(ids, classes, pad, xp=xp)
         _refuse(outside, indices, _legal_ids(classes, pad), xp=xp)
         return hot
     illegal = xp.reshape(xp.any(outside, axis=-1), tuple(1 if a in axes else n for a, n in enumerate(sizes)))
@@ -107,7 +108,8 @@ def _from_matrix(matrix: Any, logits: Array, axis: Axis, *, xp: Extended) -> Any
     check_matrix(matrix, logits, axis, xp=xp)
     matrix = matrix.tocoo()
     if ((matrix.data != 0) & (matrix.data != 1)).any():
-        msg = "`indices` as a sparse matrix must hold 0 or 1 only. Soft labels go to the dense loss, by `.toarray()`."
+        fix = f"Soft labels go to {name('zlpr', xp)}, by `.toarray()`."
+        msg = f"`indices` as a sparse matrix must hold 0 or 1 only. {fix}"
         raise ValueError(msg)
     return xp.asarray(matrix.astype(bool).toarray(), device=xp.device(logits))
 
@@ -125,9 +127,26 @@ def check_matrix(matrix: Any, logits: Array, axis: Axis, /, *, xp: Namespace) ->
 def _check_rows(ids: Array, logits: Array, axes: tuple[int, ...], *, xp: Namespace) -> None:
     rows = tuple(size for a, size in enumerate(logits.shape) if a not in axes)
     if len(ids.shape) == 0 or not same_shape(tuple(ids.shape)[:-1], rows):
+        one_each = len(rows) > 0 and same_shape(tuple(ids.shape), rows)
+        fix = one_id_each("indices", xp=xp) if one_each else f"Multi-hot targets go to {name('zlpr', xp)}."
         msg = (
             f"`indices` must have one row of ids for each example of {name('logits', xp)}: shape {(*rows, 'P')}. "
-            f"Received: {tuple(ids.shape)} for {tuple(logits.shape)}. Multi-hot targets go to the dense loss."
+            f"Received: {tuple(ids.shape)} for {tuple(logits.shape)}. {fix}"
+        )
+        raise ValueError(msg)
+
+
+def _refuse_multi_hot(ids: Any, classes: int, pad: int, *, xp: Extended) -> None:
+    """Raise for as many slots as classes that hold nothing but 0 and 1: as ids, the first two classes of each row.
+
+    Of one class or two such a matrix may well be ids, as it may where 0 or 1 is padding.
+    """
+    if classes <= 2 or ids.shape[-1] != classes or 0 in ids.shape or pad in (0, 1):
+        return
+    if not xp.any(xp.reshape((ids != 0) & (ids != 1), (-1,)), axis=0):
+        msg = (
+            f"`indices` must be class ids, each row filled up with `pad` ({pad}). Received: {tuple(ids.shape)} of 0 "
+            f"and 1 only, with {classes} classes. Multi-hot targets go to {name('zlpr', xp)}."
         )
         raise ValueError(msg)
 

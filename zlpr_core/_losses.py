@@ -10,7 +10,7 @@ from ._checks import class_axes
 from ._indices import indicated
 from ._namespace import compute_dtype, infer
 from ._options import Options
-from ._reduce import log1p_sum_exp, softmax_weight, sum_exp
+from ._reduce import log1p_sum_exp, softmax_weight, spread_nan, sum_exp
 from ._targets import soft_targets
 from ._terms import Halves, halves_of, is_movable, keep
 from ._typing import Array, ArrayT, Axis, Extended, Namespace
@@ -25,7 +25,7 @@ def zlpr(
     where: Array | None = None,
     weight: Array | float | None = None,
     pos_weight: Array | float | None = None,
-    threshold: Array | float = 0.0,
+    threshold: Array | float | None = 0.0,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""Multi-label ZLPR loss, one value per example.
@@ -35,11 +35,14 @@ def zlpr(
 
     with :math:`a_i = w_i p_i t_i` and :math:`b_i = w_i (1 - t_i)` for weights :math:`w` and positive weights :math:`p`.
 
+    None is the default of every option.
+
     Parameters
     ----------
     logits : array, shape (..., C)
-        Raw logits :math:`s` (no sigmoid) in any real floating dtype; half precision computes in and returns float32.
-        -inf on a negative and +inf on a positive contribute nothing; the other way round the loss is +inf.
+        Raw logits :math:`s` (no sigmoid) in any real floating dtype. Half precision computes in and returns float32,
+        what is wider than float64 (NumPy's longdouble) float64. -inf on a negative and +inf on a positive contribute
+        nothing; the other way round the loss is +inf.
     targets : array, the shape of ``logits``
         bool or integer: hard labels, 0 or 1. Floating: soft labels in [0, 1], where 8 eps of their dtype beyond
         either end count as 0 or 1. Anything else, or NaN, makes the loss of that example NaN.
@@ -96,8 +99,8 @@ def sparse_zlpr(
     where: Array | None = None,
     weight: Array | float | None = None,
     pos_weight: Array | float | None = None,
-    threshold: Array | float = 0.0,
-    pad: int = -1,
+    threshold: Array | float | None = 0.0,
+    pad: int | None = -1,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""ZLPR of class ids: :func:`zlpr` of the rows that the ids stand for.
@@ -161,7 +164,7 @@ def zlpr_terms(
     where: Array | None = None,
     weight: Array | float | None = None,
     pos_weight: Array | float | None = None,
-    threshold: Array | float = 0.0,
+    threshold: Array | float | None = 0.0,
     xp: Namespace | None = None,
 ) -> tuple[ArrayT, ArrayT]:
     r"""The two halves of ZLPR, which sum to it: what the positives cost and what the negatives cost.
@@ -174,7 +177,7 @@ def zlpr_terms(
     Returns
     -------
     (array, array), each the shape of ``logits`` without the class axes
-        Both non-negative; a half without labels is 0.
+        Both non-negative; a half without labels is 0. Both NaN if either is.
 
     Examples
     --------
@@ -185,7 +188,8 @@ def zlpr_terms(
     halves, axes, _, xp = _read(logits, targets, axis, where, weight, pos_weight, threshold, xp)
     positive: ArrayT = log1p_sum_exp(halves.positive, axis=axes, xp=xp)
     negative: ArrayT = log1p_sum_exp(halves.negative, axis=axes, xp=xp)
-    return positive, negative
+    loss = positive + negative
+    return spread_nan(positive, loss, xp=xp), spread_nan(negative, loss, xp=xp)
 
 
 def zlpr_grad(
@@ -197,7 +201,7 @@ def zlpr_grad(
     where: Array | None = None,
     weight: Array | float | None = None,
     pos_weight: Array | float | None = None,
-    threshold: Array | float = 0.0,
+    threshold: Array | float | None = 0.0,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""Derivative of :func:`zlpr` in the logits, in closed form.
@@ -233,7 +237,7 @@ def zlpr_hessian_diag(
     where: Array | None = None,
     weight: Array | float | None = None,
     pos_weight: Array | float | None = None,
-    threshold: Array | float = 0.0,
+    threshold: Array | float | None = 0.0,
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""Diagonal of the Hessian of :func:`zlpr` in the logits, in closed form.

@@ -4,7 +4,7 @@ The sum is kept as ``e^shift · (1 + rest)``, where the shift is the largest log
 subtracted from a logit exactly wherever a rounding error would show. ``log1p(rest)`` keeps a sum of 1e-30.
 """
 
-from math import inf, log
+from math import inf, log, nan
 from typing import Any, NamedTuple
 
 from ._typing import Namespace
@@ -45,6 +45,15 @@ def sum_exp(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> Shifted
 def log_sum(total: ShiftedSum, /, *, axis: tuple[int, ...], xp: Namespace) -> Any:
     """The logarithm of a sum, without ``axis``."""
     return xp.squeeze(total.shift + xp.log1p(total.rest), axis=axis)
+
+
+def spread_nan(values: Any, whole: Any, /, *, xp: Namespace) -> Any:
+    """``values``, one a row, in which a NaN of ``whole`` reaches the derivative in every cell of its row.
+
+    By a product, which the chain rule carries to all terms: a gradient scaler then sees it wherever it came from.
+    """
+    is_number = whole == whole
+    return values * xp.where(is_number, xp.astype(is_number, whole.dtype), nan)
 
 
 def softmax_weight(terms: Terms, total: ShiftedSum, /, *, xp: Namespace) -> Any:

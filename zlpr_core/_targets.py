@@ -38,7 +38,7 @@ def smooth_labels(
     epsilon: float,
     /,
     *,
-    mode: Literal["symmetric", "positive"] = "symmetric",
+    mode: Literal["symmetric", "positive"] | None = "symmetric",
     xp: Namespace | None = None,
 ) -> ArrayT:
     r"""Move targets away from 0 and 1, so that the best logits are finite.
@@ -80,6 +80,7 @@ def smooth_labels(
     array([0.9, 0. ], dtype=float32)
     """
     xp = infer(xp, targets=targets)
+    mode = "symmetric" if mode is None else mode
     check_fraction("epsilon", epsilon)
     if mode not in ("symmetric", "positive"):
         msg = f'`mode` must be "symmetric" or "positive". Received: {mode!r}.'

@@ -24,12 +24,24 @@ def halves_of(logits: Array, targets: Array, options: Options, /, *, xp: Extende
     where, dtype = options.where, compute_dtype(logits.dtype, xp=xp)
     t, legal = read_targets(targets, dtype, xp=xp)
     z = xp.astype(logits, dtype)
-    z, lost = subtract(z if legal is None else xp.where(legal, z, nan), options.threshold, xp=xp)
+    if legal is not None:
+        z, t = _spoil(z, t, legal, xp=xp)
+    z, lost = subtract(z, options.threshold, xp=xp)
     z, lost, t = keep(z, where, xp=xp), keep(lost, where, xp=xp), keep(t, where, xp=xp)
     rest = keep(~t if xp.isdtype(t.dtype, "bool") else 1 - t, where, xp=xp)
     weight, pos_weight = _weights(options, z, xp=xp)
     positive = _half(-z, t, [weight, pos_weight], None if lost is None else -lost, xp=xp)
     return Halves(positive, _half(z, rest, [weight], lost, xp=xp))
+
+
+def _spoil(z: Any, t: Any, legal: Any, /, *, xp: Namespace) -> tuple[Any, Any]:
+    """NaN in the cells of illegal targets: in the target where it is a number, else added to the logit.
+
+    A ``where`` around the logit would do for the value, but cut the cell off, and give it a gradient of 0.
+    """
+    if xp.isdtype(t.dtype, "bool"):
+        return z + xp.where(legal, xp.astype(~legal, z.dtype), nan), t
+    return z, xp.where(legal, t, nan)
 
 
 def _half(logit: Any, share: Any, weights: list[Any], lost: Any, *, xp: Namespace) -> Terms:

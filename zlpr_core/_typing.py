@@ -7,7 +7,8 @@ standard have them already, by way of ``array_api_compat``.
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-Axis: TypeAlias = "int | Sequence[int]"
+Axis: TypeAlias = "int | Sequence[int] | None"
+"""None is the last axis."""
 
 
 class Array(Protocol):
@@ -91,6 +92,9 @@ class Extended(Namespace, Protocol):
 
     def shape_of(self, x: Any, ids: Any, /) -> Any:
         """The shape of ``x``. A size unknown while tracing is a tensor, to reshape by and to compare ``ids`` with."""
+
+    def lift(self, x: Any, rank: int, /) -> Any:
+        """An option, with ``rank`` axes where the library may refuse to broadcast fewer."""
 
     def stop_gradient(self, x: Any, /) -> Any:
         """The same values, constant to automatic differentiation."""

@@ -16,7 +16,7 @@ from jax.custom_derivatives import SymbolicZero
 from zlpr_core._checks import class_axes
 from zlpr_core._namespace import compute_dtype
 from zlpr_core._options import Options, is_number
-from zlpr_core._reduce import log_sum, softmax_weight, sum_exp
+from zlpr_core._reduce import log_sum, softmax_weight, spread_nan, sum_exp
 from zlpr_core._terms import Halves, halves_of, is_movable
 from zlpr_core._typing import Axis
 from zlpr_core._unshifted import gradient, gradient_factors, unshifted_sums, unshifted_terms
@@ -71,7 +71,9 @@ def _dot_of_arrays(fixed: Fixed, logits: jax.Array, arrays: Arrays, arrays_dot: 
         return jnp.zeros((), compute_dtype(logits.dtype, xp=xp))
 
     def losses(moved: Arrays) -> jax.Array:
-        return _losses(fixed, _exact_sums(fixed, logits, {**arrays, **moved}))
+        whole = _losses(fixed, _exact_sums(fixed, logits, {**arrays, **moved}))
+        spread: jax.Array = spread_nan(whole, whole, xp=xp)
+        return spread
 
     dot: jax.Array = jax.jvp(losses, ({name: arrays[name] for name in moving},), (moving,))[1]
     return dot

@@ -18,7 +18,7 @@ def kl_divergence(
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
 ) -> Array:
     r"""Kullback-Leibler divergence between the independent Bernoulli labels of two logit vectors.
 
@@ -60,7 +60,7 @@ def symmetric_kl_divergence(
     *,
     axis: Axis = -1,
     where: ArrayLike | None = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
 ) -> Array:
     r"""Jeffreys' divergence, the sum of :func:`kl_divergence` in both directions.
 

@@ -15,7 +15,7 @@ Int = TypeVar("Int", int, Any)
 
 
 def predict(
-    logits: ArrayLike, *, threshold: ArrayLike | None = 0.0, at_least_one: bool = False, axis: Axis = -1
+    logits: ArrayLike, *, threshold: ArrayLike | None = 0.0, at_least_one: bool | None = False, axis: Axis = -1
 ) -> Array:
     r"""Label set: class i belongs to it iff :math:`s_i > \theta`.
 
@@ -42,7 +42,7 @@ def predict(
     return zlpr_core.predict(jnp.asarray(logits), **options, xp=xp)
 
 
-def probabilities(logits: ArrayLike, *, scale: float = 2.0) -> Array:
+def probabilities(logits: ArrayLike, *, scale: float | None = 2.0) -> Array:
     r"""The probabilities that a model trained with soft ZLPR states: :math:`\sigma(\text{scale} \cdot s)`.
 
     Soft ZLPR is least at :math:`t = \sigma(2s)`, not :math:`\sigma(s)`. After training on hard labels neither is
@@ -65,7 +65,9 @@ def probabilities(logits: ArrayLike, *, scale: float = 2.0) -> Array:
     return zlpr_core.probabilities(jnp.asarray(logits), scale=scale, xp=xp)
 
 
-def smooth_labels(labels: ArrayLike, epsilon: float, *, mode: Literal["symmetric", "positive"] = "symmetric") -> Array:
+def smooth_labels(
+    labels: ArrayLike, epsilon: float, *, mode: Literal["symmetric", "positive"] | None = "symmetric"
+) -> Array:
     r"""Move labels away from 0 and 1, so that the best logits are finite.
 
     .. math::
@@ -148,7 +150,7 @@ def check_targets(labels: ArrayLike, *, ignore_index: float | None = None) -> No
     zlpr_core.check_targets(jnp.asarray(labels), ignore_index=ignore_index, xp=xp)
 
 
-def multi_hot(indices: ArrayLike, num_classes: int, *, pad: int = -1) -> Array:
+def multi_hot(indices: ArrayLike, num_classes: int, *, pad: int | None = -1) -> Array:
     """Turn rows of class ids into rows of bool labels.
 
     Args:

@@ -13,6 +13,7 @@ from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
 import zlpr_core
+from zlpr_core._checks import refuse_sparse
 from zlpr_core._indices import check_matrix, indicated
 from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
@@ -88,7 +89,7 @@ def sparse_zlpr_loss(
     pos_weight: ArrayLike | None = None,
     threshold: ArrayLike | None = 0.0,
     label_smoothing: float | None = 0.0,
-    pad: int = -1,
+    pad: int | None = -1,
 ) -> Array:
     r"""ZLPR of class ids: :func:`zlpr_loss` of the rows that the ids stand for.
 
@@ -137,7 +138,7 @@ def sparse_zlpr_loss(
     )
 
 
-def _labels(indices: Any, scores: Array, axis: Axis, pad: int) -> Any:
+def _labels(indices: Any, scores: Array, axis: Axis, pad: int | None) -> Any:
     if isinstance(indices, BCOO):
         return _of_matrix(indices, scores, axis)
     if isinstance(indices, np.ndarray):
@@ -167,8 +168,8 @@ def rdrop_zlpr_loss(
     logits2: ArrayLike,
     labels: ArrayLike,
     *,
-    alpha: float = 4.0,
-    scale: float = 1.0,
+    alpha: float | None = 4.0,
+    scale: float | None = 1.0,
     axis: Axis = -1,
     where: ArrayLike | None = None,
     weight: ArrayLike | None = None,
@@ -250,5 +251,6 @@ def _read(
     ignore_index: float | None,
 ) -> tuple[Array, Any, Any]:
     """``(logits, targets, where)`` as arrays, with the two options of the adapters worked into the last two."""
+    refuse_sparse(labels, "targets", xp=xp)
     scores, options = jnp.asarray(logits), {"label_smoothing": label_smoothing, "ignore_index": ignore_index}
     return scores, *prepare_targets(jnp.asarray(labels), where, scores, **options, xp=xp)

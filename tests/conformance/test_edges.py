@@ -132,6 +132,86 @@ def test_illegal_weight_is_nan_for_its_example(backend, mode, name, bad):
     np.testing.assert_array_equal(np.isnan(got), [True, False])
 
 
+SPOILT = {  # logits, targets, options: what is illegal is in the first and the third row, at the first class
+    "NaN logit": ([[NAN, 1.0, 0.0, 2.0]], [[1, 1, 0, 1]], {}),
+    "NaN logit, soft": ([[NAN, 1.0, 0.0, 2.0]], [[0.5, 1.0, 0.0, 0.25]], {}),
+    "integer target": ([[3.0, -2.0, 0.5, 2.0]], [[2, 1, 0, 1]], {}),
+    "target above 1": ([[3.0, -2.0, 0.5, 2.0]], [[1.5, 1.0, 0.0, 0.25]], {}),
+    "NaN target": ([[3.0, -2.0, 0.5, 2.0]], [[NAN, 1.0, 0.0, 1.0]], {}),
+    "weight": ([[3.0, -2.0, 0.5, 2.0]], [[1, 1, 0, 1]], {"weight": [[-1.0, 1.0, 1.0, 2.0]]}),
+    "pos_weight": ([[3.0, -2.0, 0.5, 2.0]], [[1.0, 0.5, 0.0, 1.0]], {"pos_weight": [[NAN, 1.0, 1.0, 2.0]]}),
+    "infinite weight": ([[3.0, -2.0, 0.5, 2.0]], [[1, 0, 0, 1]], {"weight": [[INF, 1.0, 1.0, 2.0]]}),
+    "of a half without weight": ([[3.0, -2.0, 0.5, 2.0]], [[0, 1, 0, 1]], {"pos_weight": [[-1.0, 1.0, 1.0, 2.0]]}),
+    "beside a threshold": ([[3.0, -2.0, 0.5, 2.0]], [[NAN, 1.0, 0.0, 1.0]], {"threshold": 0.25}),
+}
+LEGAL = np.asarray([[1.0, -1.0, 0.5, 2.0]]), np.asarray([[0, 1, 0, 1]]), np.ones((1, 4))
+
+
+def spoilt(name):
+    """Three rows, the middle one legal; the last class is masked."""
+    logits, targets, options = SPOILT[name]
+    legal = LEGAL[1].astype(np.asarray(targets).dtype)
+    rows = {k: np.concatenate([v, LEGAL[2], v]) for k, v in options.items() if not isinstance(v, float)}
+    where = np.asarray([True, True, True, False])
+    logits, targets = np.concatenate([logits, LEGAL[0], logits]), np.concatenate([targets, legal, targets])
+    return logits, targets, {**options, **rows, "where": where}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_is_illegal_makes_the_gradient_of_its_whole_row_nan(backend, mode, name):
+    """So that a gradient scaler skips the step, by whichever way the loss is computed."""
+    logits, targets, options = spoilt(name)
+    got = backend.loss(logits, targets, "float32", mode=mode, **options)
+    np.testing.assert_array_equal(np.isnan(got), [True, False, True])
+    grad = backend.grad(logits, targets, "float32", mode=mode, **options)
+    np.testing.assert_array_equal(np.isnan(grad[[0, 2]]), [[True, True, True, False]] * 2)
+    np.testing.assert_array_equal(grad[:, 3], 0)
+    assert np.isfinite(grad[1]).all()
+
+
+@pytest.mark.parametrize("name", ["NaN logit", "integer target", "target above 1", "NaN target"])
+def test_what_is_illegal_without_options(backend, dtype, mode, name):
+    logits, targets, _ = spoilt(name)
+    grad = backend.grad(logits, targets, dtype, mode=mode)
+    np.testing.assert_array_equal(np.isnan(grad), [[True] * 4, [False] * 4, [True] * 4])
+
+
+@pytest.mark.spare
+@pytest.mark.needs("autodiff")
+@pytest.mark.parametrize("name", ["kl_divergence", "symmetric_kl_divergence", "zlpr_divergence"])
+def test_a_nan_of_either_logits_makes_both_gradients_nan(backend, mode, name):
+    logits = np.asarray([[NAN, 1.0, 0.0], [2.0, 1.0, 0.0], [2.0, -1.0, 0.0]])
+    other = np.asarray([[1.0, 2.0, 0.5], [1.0, 2.0, 0.5], [1.0, NAN, 0.5]])
+    for wrt in ("p_logits", "q_logits"):
+        grad = backend.slope(name, wrt, "float32", mode=mode, p_logits=logits, q_logits=other)
+        np.testing.assert_array_equal(np.isnan(grad), [[True] * 3, [False] * 3, [True] * 3])
+
+
+@pytest.mark.spare
+@pytest.mark.needs("autodiff")
+def test_r_drop_spreads_a_nan_too(backend, mode):
+    logits, targets, options = spoilt("NaN target")
+    arguments = {"logits1": logits, "logits2": logits[::-1] / 2, "targets": targets, **options}
+    for wrt in ("logits1", "logits2"):
+        grad = backend.slope("rdrop_zlpr", wrt, "float32", mode=mode, **arguments)
+        np.testing.assert_array_equal(np.isnan(grad[[0, 2]]), [[True, True, True, False]] * 2)
+        assert np.isfinite(grad[1]).all()
+
+
+def test_both_halves_are_nan_where_one_is(backend):
+    logits, targets, options = spoilt("of a half without weight")
+    for half in backend.terms(**backend.problem(logits, targets, "float32", **options)):
+        np.testing.assert_array_equal(np.isnan(backend.numpy(half)), [True, False, True])
+
+
+@pytest.mark.needs("traces")
+def test_an_illegal_id_that_nobody_can_see_makes_its_row_nan(backend):
+    ids = np.asarray([[0, 4], [0, -1], [-2, 1]])
+    for mode in backend.tracing_modes:
+        grad = backend.slope("sparse_zlpr", "logits", "float32", mode=mode, logits=np.zeros((3, 4)), indices=ids)
+        np.testing.assert_array_equal(np.isnan(grad), [[True] * 4, [False] * 4, [True] * 4])
+
+
 @pytest.mark.parametrize("name", ["weight", "pos_weight"])
 def test_an_illegal_weight_of_little_consequence_is_nan(backend, mode, name):
     """By its sign alone: no sum of these is negative."""

@@ -4,6 +4,7 @@ import numpy as np
 import oracle
 import pytest
 from cases import rounded
+from harness.base import ARRAYS
 from tolerances import grad_error, value_error
 from truth import dense
 
@@ -143,3 +144,46 @@ def test_options_as_numpy_users_have_them(backend, option):
     for given, plain in ((values, values), (values.tolist(), values), *((number, 0.5) for number in numbers)):
         got = backend.numpy(backend.losses(logits, targets, **{option: given}))
         np.testing.assert_allclose(got, backend.loss(LOGITS, HARD, mode="eager", **{option: plain}), rtol=1e-15)
+
+
+DEFAULTS = {  # every option that has another default than None
+    "zlpr": ("axis", "threshold"),
+    "zlpr_terms": ("axis", "threshold"),
+    "sparse_zlpr": ("axis", "threshold", "pad"),
+    "rdrop_zlpr": ("axis", "threshold", "alpha", "scale"),
+    "kl_divergence": ("axis", "scale"),
+    "symmetric_kl_divergence": ("axis", "scale"),
+    "zlpr_divergence": ("axis",),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_none_is_the_default_beside_another_default(backend, name):
+    """As a configuration file leaves it."""
+    every = {**dict.fromkeys(ARRAYS[name], np.asarray([[1.0, -2.0, 0.5], [0.25, 3.0, -1.0]])), "targets": np.eye(2, 3)}
+    arguments = {array: every[array] for array in ARRAYS[name] if array != "indices"}
+    ids = {"indices": np.asarray([[0, -1], [1, 2]])} if name == "sparse_zlpr" else {}
+    for option in DEFAULTS[name]:
+        given, left_out = (backend.native_value(name, "float32", **arguments, **ids, **o) for o in ({option: None}, {}))
+        for one, other in zip(_halves(given), _halves(left_out), strict=True):
+            np.testing.assert_array_equal(backend.numpy(one), backend.numpy(other))
+
+
+def _halves(value):
+    return value if isinstance(value, tuple) else (value,)
+
+
+def test_none_is_the_default_of_every_option_of_the_helpers(backend):
+    logits, targets = backend.native([[1.0, -2.0]], "float32"), backend.native([[1, 0]], "int64")
+    calls = {
+        "predict": ((logits,), ("threshold", "at_least_one", "axis")),
+        "probabilities": ((logits,), ("scale",)),
+        "smooth_labels": ((targets, 0.1), ("mode",)),
+        "multi_hot": ((targets, 3), ("pad",)),
+        "zlpr_entropy": ((targets,), ("axis", "where")),
+    }
+    for name, (arguments, options) in calls.items():
+        function = backend.helper(name)
+        for option in options:
+            given, left_out = function(*arguments, **{option: None}), function(*arguments)
+            np.testing.assert_array_equal(backend.numpy(given), backend.numpy(left_out))

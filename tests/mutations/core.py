@@ -50,7 +50,10 @@ MUTANTS = ROUNDING | {
     "weights replace each other": Mutant(TERMS, "weight = factor if weight is None else factor * weight", "weight = factor"),
     "mask keeps its NaN": Mutant(TERMS, "z, lost, t = keep(z, where, xp=xp), ", "z, lost, t = z, "),
     "mask forgotten in the negatives": Mutant(TERMS, "rest = keep(~t if xp.isdtype(t.dtype, \"bool\") else 1 - t, where, xp=xp)", "rest = ~t if xp.isdtype(t.dtype, \"bool\") else 1 - t"),
-    "illegal targets pass": Mutant(TERMS, "z if legal is None else xp.where(legal, z, nan)", "z"),
+    "illegal targets pass": Mutant(TERMS, "if legal is not None:", "if False:"),
+    "illegal soft targets pass": Mutant(TERMS, "xp.where(legal, t, nan)", "t"),
+    "a NaN stays in its half": Mutant(LOSSES, "loss = positive + negative\n    return", "loss = negative\n    return"),
+    "multi-hot ids pass": Mutant(INDICES, "_refuse_multi_hot(ids, classes, pad, xp=xp)\n        _refuse", "_refuse"),
     "illegal weights pass": Mutant(TERMS, "xp.where((weight >= 0) & (weight < inf), weight, nan)", "weight"),
     "an illegal number as weight passes": Mutant(TERMS, "(weight if 0 <= weight < inf else nan)", "weight"),
     "infinite logits can move": Mutant(TERMS, "finite: Any = abs(logits) != inf", "finite: Any = logits == logits"),
@@ -91,7 +94,7 @@ MUTANTS = ROUNDING | {
     "an illegal id goes unnoticed while tracing": Mutant(INDICES, "xp.reshape(xp.any(outside, axis=-1)", "xp.reshape(xp.any(outside & (ids < 0), axis=-1)"),
     "end before start": Mutant(INDICES, "first * length + last", "last * length + first"),
     # --- decoding
-    "σ(s) for σ(2s)": Mutant(DECODING, "scale: float = 2.0", "scale: float = 1.0"),
+    "σ(s) for σ(2s)": Mutant(DECODING, "2.0 if scale is None else scale", "1.0 if scale is None else scale"),
     "predict at the threshold": Mutant(DECODING, "margin > 0", "margin >= 0"),
     # --- divergences
     "first order left in KL": Mutant(DIVERGENCES, "exp_minus_line(r * off, xp=xp)", "exp_minus_line(r, xp=xp)"),

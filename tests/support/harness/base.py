@@ -1,6 +1,7 @@
 """What a framework must show to be judged; the rest is derived from it here."""
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 
 import ml_dtypes
@@ -77,6 +78,10 @@ class Backend(ABC):
         """The arrays that the package's function takes, by the package's names and in its order."""
         return [self.dialect.get(argument, argument) for argument in ARRAYS[name]]
 
+    def word(self, name):
+        """What the package calls an argument or a function of the core."""
+        return self.dialect.get(name, ADAPTED.get(name, name) if self.adapter else name)
+
     def own_options(self, name):
         """The options, with their defaults, that the package's function has and that of the core has not."""
         smooth, ignore = {"label_smoothing": 0.0}, {"ignore_index": None}
@@ -86,6 +91,20 @@ class Backend(ABC):
             "sparse_zlpr": smooth,
             "rdrop_zlpr": smooth | ignore,
         }.get(name, {})
+
+    def alarms(self):
+        """A context in which the framework's own tools report every NaN, infinity and overflow by an exception."""
+        return nullcontext()
+
+    @contextmanager
+    def silent(self):
+        """Raises if anything in here sets off the alarms. Programs are compiled anew, as some alarms are traced."""
+        kept, self._programs = self._programs, {}
+        try:
+            with self.alarms():
+                yield
+        finally:
+            self._programs = kept
 
     def compiled(self, function, mode):
         assert mode == "eager"

@@ -5,6 +5,7 @@ Without float64, and eagerly, where JAX compiles every operation for every shape
 
 import os
 import tempfile
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,11 @@ class Jax(Backend):
 
     def call(self, name, arrays, options):
         return self.function(name)(*arrays, **options)
+
+    @contextmanager
+    def alarms(self):
+        with jax.debug_nans(True), jax.debug_infs(True):
+            yield
 
     def compiled(self, function, mode):
         return jax.jit(function) if mode == "jit" else function
