@@ -127,7 +127,7 @@ def readme(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation with its figures drawn anew; a warning or an undocumented public name is an error."""
+    """The documentation; a warning or an undocumented public name is an error."""
     install(session, ".", *every_install("tf"), "docs")
     session.run("sphinx-build", "-W", "--keep-going", "-j2", "docs", "docs/_build/html", env={"KERAS_BACKEND": "jax"})
 

@@ -1,32 +1,38 @@
 """ZLPR as Keras losses, on any backend of Keras."""
 
-from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from zlpr_core._checks import check_fraction
+from zlpr_core._checks import check_axis, check_fraction
 from zlpr_core._typing import Axis
 
+from ._keras_internals import mask_of
 from ._losses import sparse_zlpr_loss, zlpr_loss
+from ._reduction import kept_cells, reduced
 
 
 class _Loss(keras.losses.Loss):
     """What both losses share: options that a saved model can hold, and targets that keep their dtype."""
 
-    def __init__(self, *, name: str | None, reduction: str, dtype: Any, **options: Any) -> None:
+    label_smoothing: float | None
+
+    def __init__(self, *, name: str | None, reduction: str | None, dtype: Any, **options: Any) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        check_fraction("label_smoothing", options["label_smoothing"] or 0.0)
         for option, value in options.items():
-            setattr(self, option, _READ[option](option, value) if option in _READ else value)
+            setattr(self, option, _READ[option](option, value))
+        check_fraction("label_smoothing", self.label_smoothing or 0.0)
         self._names = tuple(options)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss. Keras would cast `y_true` to floats first: ids lose digits, hard labels turn soft."""
-        losses = self.call(y_true, ops.convert_to_tensor(y_pred, dtype=self.dtype))
-        return reduced(losses, self, y_pred, sample_weight)
+        logits = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        where = kept_cells(self, y_true, logits, mask_of(y_pred))
+        losses = self.call(y_true, logits) if where is None else self.call(y_true, logits, where=where)
+        return reduced(losses, where, self, sample_weight)
 
     def get_config(self) -> dict[str, Any]:
         """Everything that `from_config` needs, `dtype` included, which Keras leaves out."""
@@ -34,18 +40,6 @@ class _Loss(keras.losses.Loss):
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
-
-
-class _Computed(keras.losses.Loss):
-    """Takes losses that are computed already as `y_true`, for Keras to weight, mask and reduce."""
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        return y_true
-
-
-def reduced(losses: Any, like: keras.losses.Loss, y_pred: Any, sample_weight: Any) -> Any:
-    """``losses`` weighted, masked as ``y_pred`` is, and reduced as ``like`` would."""
-    return _Computed(name=like.name, reduction=like.reduction, dtype=like.dtype)(losses, y_pred, sample_weight)
 
 
 @keras.saving.register_keras_serializable(package="zlpr")
@@ -58,13 +52,13 @@ class ZLPRLoss(_Loss):
     The model must end in raw logits. Predict with `logits > 0`, and use metrics with `threshold=0`.
 
     Args:
-        axis: The class axis or axes.
+        axis: The class axis or axes. None is the default of this and every option but `reduction`.
         weight: Non-negative weights of the classes, inside the logarithms: a number or nested sequences.
         pos_weight: The same, for positives only.
         threshold: The logit above which a label is predicted: a number or nested sequences.
         label_smoothing: Strength in [0, 1] of symmetric smoothing.
         ignore_index: Cells whose target equals this are left out.
-        reduction: As in every Keras loss; the mean is over examples, never over classes.
+        reduction: As in every Keras loss; the mean is over the examples that keep a cell, never over classes.
         name: Optional name.
         dtype: As in every Keras loss; half precision still computes in float32.
 
@@ -72,6 +66,7 @@ class ZLPRLoss(_Loss):
         `y_true` and `y_pred` of shape `(batch, ..., classes)`, and `sample_weight` of shape `(batch, ...)`.
 
     Raises:
+        TypeError: An `axis` that is no int, an option that is no number.
         ValueError: A negative or infinite weight, a `label_smoothing` outside [0, 1], an unknown `reduction`, shapes
             that differ.
 
@@ -89,7 +84,7 @@ class ZLPRLoss(_Loss):
         threshold: Any = 0.0,
         label_smoothing: float | None = 0.0,
         ignore_index: float | None = None,
-        reduction: str = "sum_over_batch_size",
+        reduction: str | None = "sum_over_batch_size",
         name: str | None = "zlpr_loss",
         dtype: Any = None,
     ) -> None:
@@ -105,9 +100,9 @@ class ZLPRLoss(_Loss):
             ignore_index=ignore_index,
         )
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Any, y_pred: Any, where: Any = None) -> Any:
         """One value per example."""
-        return zlpr_loss(y_true, y_pred, **self._options())
+        return zlpr_loss(y_true, y_pred, where=where, **self._options())
 
 
 @keras.saving.register_keras_serializable(package="zlpr")
@@ -126,7 +121,7 @@ class SparseZLPRLoss(_Loss):
         threshold: The logit above which a label is predicted: a number or nested sequences.
         label_smoothing: Strength in [0, 1] of symmetric smoothing.
         pad: The id that marks an unused slot.
-        reduction: As in every Keras loss; the mean is over examples, never over classes.
+        reduction: As in every Keras loss; the mean is over the examples that keep a cell, never over classes.
         name: Optional name.
         dtype: As in every Keras loss; half precision still computes in float32.
 
@@ -135,6 +130,7 @@ class SparseZLPRLoss(_Loss):
         `sparse_zlpr_loss` takes; `y_pred` of shape `(batch, ..., classes)`; `sample_weight` of shape `(batch, ...)`.
 
     Raises:
+        TypeError: An `axis` that is no int, an option that is no number.
         ValueError: A negative or infinite weight, a `label_smoothing` outside [0, 1], an unknown `reduction`.
         IndexError: An id is neither in range nor `pad`, where it can be looked at.
 
@@ -151,8 +147,8 @@ class SparseZLPRLoss(_Loss):
         pos_weight: Any = None,
         threshold: Any = 0.0,
         label_smoothing: float | None = 0.0,
-        pad: int = -1,
-        reduction: str = "sum_over_batch_size",
+        pad: int | None = -1,
+        reduction: str | None = "sum_over_batch_size",
         name: str | None = "sparse_zlpr_loss",
         dtype: Any = None,
     ) -> None:
@@ -168,27 +164,47 @@ class SparseZLPRLoss(_Loss):
             pad=pad,
         )
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Any, y_pred: Any, where: Any = None) -> Any:
         """One value per example."""
-        return sparse_zlpr_loss(y_true, y_pred, **self._options())
+        return sparse_zlpr_loss(y_true, y_pred, where=where, **self._options())
 
 
-def _read_axis(_: str, axis: Axis) -> Axis:
-    return tuple(axis) if isinstance(axis, Sequence) else axis
+def _read_axis(argument: str, axis: Axis) -> int | tuple[int, ...]:
+    axes = check_axis(axis, argument)
+    return axes if isinstance(axis, (tuple, list)) else axes[0]
 
 
-def _read_number(argument: str, value: Any) -> Any:
+def _read_pad(argument: str, pad: Any) -> int | None:
+    if pad is None or hasattr(pad, "__index__"):
+        return None if pad is None else index(pad)
+    msg = f"`{argument}` must be a whole number. Received: {pad!r:.60}."
+    raise TypeError(msg)
+
+
+def _read_numbers(argument: str, value: Any) -> Any:
     """A number or nested lists of them, which a saved model can hold."""
     if hasattr(value, "assign"):
         msg = f"`{argument}` of the class is a constant. Received a variable: call `zlpr_loss` to have it learned."
         raise TypeError(msg)
     if value is None or isinstance(value, (int, float)):
         return value
-    return np.asarray(ops.convert_to_numpy(value)).tolist()
+    try:
+        return np.asarray(ops.convert_to_numpy(value)).astype("float64").tolist()
+    except (TypeError, ValueError) as error:
+        msg = f"`{argument}` must be a number or nested lists of numbers. Received: {value!r:.60}."
+        raise TypeError(msg) from error
+
+
+def _read_number(argument: str, value: Any) -> float | None:
+    number: float | None = _read_numbers(argument, value)
+    if isinstance(number, list):
+        msg = f"`{argument}` must be one number. Received: {value!r:.60}."
+        raise TypeError(msg)
+    return number
 
 
 def _read_weight(argument: str, weight: Any) -> Any:
-    plain = _read_number(argument, weight)
+    plain = _read_numbers(argument, weight)
     numbers = np.asarray(0 if plain is None else plain)
     if not np.all((numbers >= 0) & (numbers < np.inf)):
         msg = f"`{argument}` must be non-negative and finite. Received: {weight}."
@@ -200,7 +216,8 @@ _READ = {
     "axis": _read_axis,
     "weight": _read_weight,
     "pos_weight": _read_weight,
-    "threshold": _read_number,
+    "threshold": _read_numbers,
     "label_smoothing": _read_number,
     "ignore_index": _read_number,
+    "pad": _read_pad,
 }

@@ -8,15 +8,17 @@ import zlpr_core
 from zlpr_core._typing import Axis
 
 from ._namespace import of_shape, xp
+from ._symbolic import keras_function
 
 
+@keras_function
 def kl_divergence(
     p_logits: Any,
     q_logits: Any,
     *,
     axis: Axis = -1,
     where: Any = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
 ) -> Any:
     r"""Kullback-Leibler divergence between the independent Bernoulli labels of two logit vectors.
 
@@ -53,13 +55,14 @@ def kl_divergence(
     return zlpr_core.kl_divergence(*_read(p_logits, q_logits), **options, xp=xp)
 
 
+@keras_function
 def symmetric_kl_divergence(
     p_logits: Any,
     q_logits: Any,
     *,
     axis: Axis = -1,
     where: Any = None,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
 ) -> Any:
     r"""Jeffreys' divergence, the sum of `kl_divergence` in both directions.
 
@@ -84,6 +87,7 @@ def symmetric_kl_divergence(
     return zlpr_core.symmetric_kl_divergence(*_read(p_logits, q_logits), **options, xp=xp)
 
 
+@keras_function
 def zlpr_divergence(p_logits: Any, q_logits: Any, *, axis: Axis = -1, where: Any = None) -> Any:
     r"""The regret of soft ZLPR when `p_logits` are right and `q_logits` are said.
 

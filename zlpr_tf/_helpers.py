@@ -8,11 +8,13 @@ import zlpr_core
 from zlpr_core._typing import Axis
 
 from ._namespace import xp
+from ._symbolic import keras_function
 
 Int = TypeVar("Int", int, Any)
 
 
-def predict(logits: Any, *, threshold: Any = 0.0, at_least_one: bool = False, axis: Axis = -1) -> Any:
+@keras_function
+def predict(logits: Any, *, threshold: Any = 0.0, at_least_one: bool | None = False, axis: Axis = -1) -> Any:
     r"""Label set: class i belongs to it iff :math:`s_i > \theta`.
 
     Args:
@@ -39,7 +41,8 @@ def predict(logits: Any, *, threshold: Any = 0.0, at_least_one: bool = False, ax
     return zlpr_core.predict(ops.convert_to_tensor(logits), **options, xp=xp)
 
 
-def probabilities(logits: Any, *, scale: float = 2.0) -> Any:
+@keras_function
+def probabilities(logits: Any, *, scale: float | None = 2.0) -> Any:
     r"""The probabilities that a model trained with soft ZLPR states: :math:`\sigma(\text{scale} \cdot s)`.
 
     Soft ZLPR is least at :math:`t = \sigma(2s)`, not :math:`\sigma(s)`. After training on hard labels neither is
@@ -62,7 +65,8 @@ def probabilities(logits: Any, *, scale: float = 2.0) -> Any:
     return zlpr_core.probabilities(ops.convert_to_tensor(logits), scale=scale, xp=xp)
 
 
-def smooth_labels(labels: Any, epsilon: float, *, mode: Literal["symmetric", "positive"] = "symmetric") -> Any:
+@keras_function
+def smooth_labels(labels: Any, epsilon: float, *, mode: Literal["symmetric", "positive"] | None = "symmetric") -> Any:
     r"""Move labels away from 0 and 1, so that the best logits are finite.
 
     .. math::
@@ -93,6 +97,7 @@ def smooth_labels(labels: Any, epsilon: float, *, mode: Literal["symmetric", "po
     return zlpr_core.smooth_labels(ops.convert_to_tensor(labels), epsilon, mode=mode, xp=xp)
 
 
+@keras_function
 def zlpr_entropy(labels: Any, *, axis: Axis = -1, where: Any = None) -> Any:
     r"""The least value that `zlpr_loss` can take for these labels, one per example.
 
@@ -147,7 +152,8 @@ def check_targets(labels: Any, *, ignore_index: float | None = None) -> None:
     zlpr_core.check_targets(ops.convert_to_tensor(labels), ignore_index=ignore_index, xp=xp)
 
 
-def multi_hot(indices: Any, num_classes: int, *, pad: int = -1) -> Any:
+@keras_function
+def multi_hot(indices: Any, num_classes: int, *, pad: int | None = -1) -> Any:
     """Turn rows of class ids into rows of bool labels.
 
     Args:
@@ -172,6 +178,7 @@ def multi_hot(indices: Any, num_classes: int, *, pad: int = -1) -> Any:
     return zlpr_core.multi_hot(ops.convert_to_tensor(indices), num_classes, pad=pad, xp=xp)
 
 
+@keras_function
 def span_to_index(start: Int, end: Int, length: int) -> Int:
     r"""The class id of a span among the `length` x `length` cells of a token-pair matrix.
 
@@ -205,6 +212,7 @@ def span_to_index(start: Int, end: Int, length: int) -> Int:
     return zlpr_core.span_to_index(ops.convert_to_tensor(start), ops.convert_to_tensor(end), length, xp=xp)
 
 
+@keras_function
 def index_to_span(index: Int, length: int) -> tuple[Int, Int]:
     r"""The span of a class id, the inverse of `span_to_index`.
 

@@ -7,18 +7,21 @@ They are made of ``keras.ops``, so the tensors are those of whichever backend Ke
 
 from typing import Any
 
-from keras import ops
+from keras import backend, ops
 
 import zlpr_core
-from zlpr_core._indices import check_matrix, indicated
+from zlpr_core._checks import refuse_sparse, sparse_error
+from zlpr_core._indices import PAD, check_matrix, indicated
 from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _derivative
 from ._namespace import of_shape, xp
+from ._symbolic import keras_function
 
 
+@keras_function
 def zlpr_loss(
     labels: Any,
     logits: Any,
@@ -80,6 +83,7 @@ def zlpr_loss(
     return zlpr_core.zlpr(scores, targets, axis=axis, **options.by_name(), xp=xp)
 
 
+@keras_function
 def sparse_zlpr_loss(
     indices: Any,
     logits: Any,
@@ -90,7 +94,7 @@ def sparse_zlpr_loss(
     pos_weight: Any = None,
     threshold: Any = 0.0,
     label_smoothing: float | None = 0.0,
-    pad: int = -1,
+    pad: int | None = -1,
 ) -> Any:
     r"""ZLPR of class ids: `zlpr_loss` of the rows that the ids stand for.
 
@@ -144,14 +148,27 @@ def sparse_zlpr_loss(
     )
 
 
-def _labels(indices: Any, scores: Any, axis: Axis, pad: int) -> Any:
+def _labels(indices: Any, scores: Any, axis: Axis, pad: int | None) -> Any:
     if hasattr(indices, "dense_shape"):  # a SparseTensor, told by its attributes: Keras may run without TensorFlow
         return _of_matrix(indices, scores, axis)
     if hasattr(indices, "row_splits"):
         wide = indices.with_flat_values(ops.cast(indices.flat_values, "int64"))  # which holds every pad
-        indices = wide.to_tensor(default_value=pad)
-    lists_or_scipy = isinstance(indices, (list, tuple)) or hasattr(indices, "toarray")
-    return indicated(indices if lists_or_scipy else ops.convert_to_tensor(indices), scores, axis, pad, xp=xp)
+        indices = wide.to_tensor(default_value=PAD if pad is None else pad)
+    if not isinstance(indices, (list, tuple)) and not hasattr(indices, "toarray"):  # of SciPy
+        indices = ops.convert_to_tensor(indices)
+        _check_ids(indices)
+    return indicated(indices, scores, axis, pad, xp=xp)
+
+
+def _check_ids(ids: Any) -> None:
+    """Raise if they are floats, as Keras makes them of the targets of a loss function but not of ours as a class."""
+    dtype = backend.standardize_dtype(ids.dtype)
+    if "float" in dtype:
+        msg = (
+            f"`indices` must be integer class ids. Received dtype: {dtype}. Keras makes floats of the targets of a "
+            f"loss function: compile with `loss=SparseZLPRLoss()`."
+        )
+        raise TypeError(msg)
 
 
 def _of_matrix(matrix: Any, scores: Any, axis: Axis) -> Any:
@@ -162,13 +179,14 @@ def _of_matrix(matrix: Any, scores: Any, axis: Axis) -> Any:
     return ops.scatter_update(ops.zeros(matrix.dense_shape, "int8"), matrix.indices, kinds)
 
 
+@keras_function
 def rdrop_zlpr_loss(
     labels: Any,
     logits1: Any,
     logits2: Any,
     *,
-    alpha: float = 4.0,
-    scale: float = 1.0,
+    alpha: float | None = 4.0,
+    scale: float | None = 1.0,
     axis: Axis = -1,
     where: Any = None,
     weight: Any = None,
@@ -211,6 +229,7 @@ def rdrop_zlpr_loss(
     return zlpr_core.rdrop_zlpr(first, second, targets, **own, **options, xp=xp)
 
 
+@keras_function
 def zlpr_terms(
     labels: Any,
     logits: Any,
@@ -247,6 +266,9 @@ def _read(
     labels: Any, logits: Any, where: Any, label_smoothing: float | None, ignore_index: float | None
 ) -> tuple[Any, Any, Any]:
     """``(logits, targets, where)`` as tensors, with the two options of the adapters worked into the last two."""
+    refuse_sparse(labels, "targets", xp=xp)
+    if hasattr(labels, "row_splits"):
+        raise sparse_error(labels, "targets", xp=xp)
     scores, options = ops.convert_to_tensor(logits), {"label_smoothing": label_smoothing, "ignore_index": ignore_index}
     targets = of_shape(ops.convert_to_tensor(labels), scores)
     return scores, *prepare_targets(targets, where, scores, **options, xp=xp)

@@ -6,11 +6,11 @@ import keras
 from keras import ops
 
 from zlpr_core._checks import check_positive
-from zlpr_core._targets import equals
 
-from ._classes import ZLPRLoss, reduced
-from ._divergences import symmetric_kl_divergence
-from ._namespace import xp
+from ._classes import ZLPRLoss
+from ._keras_internals import mask_of
+from ._losses import rdrop_zlpr_loss
+from ._reduction import kept_cells, reduced
 
 
 @keras.saving.register_keras_serializable(package="zlpr")
@@ -50,11 +50,12 @@ class RDropZLPR(keras.Model):
         (8, 3)
     """
 
-    def __init__(self, network: Any, alpha: float = 4.0, scale: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, network: Any, alpha: float | None = 4.0, scale: float | None = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        alpha, scale = 4.0 if alpha is None else alpha, 1.0 if scale is None else scale
         check_positive("alpha", alpha, zero=True)
         check_positive("scale", scale)
-        self.network, self.alpha, self.scale = network, alpha, scale
+        self.network, self.alpha, self.scale = network, float(alpha), float(scale)
 
     def build(self, input_shape: Any) -> None:
         """Build the network."""
@@ -75,16 +76,17 @@ class RDropZLPR(keras.Model):
             return first
         repeated = self(x, training=True)
         second = super().compute_loss(x=x, y=y, y_pred=repeated, sample_weight=sample_weight, training=training)
-        return (first + second) / 2 + self.alpha / 4 * self._divergence(y, y_pred, repeated, sample_weight)
+        return (first + second) / 2 + self._divergence(y, y_pred, repeated, sample_weight)
 
     def _divergence(self, y: Any, first: Any, second: Any, sample_weight: Any) -> Any:
+        """The last term of `rdrop_zlpr_loss`. A weight of 0 takes out its losses, as any other may stand in for them."""
         like = self._one_loss()
-        threshold = ops.convert_to_tensor(getattr(like, "threshold", None) or 0.0, dtype=like.dtype)
-        moved = (ops.cast(logits, like.dtype) - threshold for logits in (first, second))
-        ignored = getattr(like, "ignore_index", None)
-        where = None if ignored is None else ~equals(ops.convert_to_tensor(y), ignored, xp=xp)
-        divergence = symmetric_kl_divergence(*moved, axis=getattr(like, "axis", -1), where=where, scale=self.scale)
-        return reduced(divergence, like, first, sample_weight)
+        passes = [ops.convert_to_tensor(logits, dtype=like.dtype) for logits in (first, second)]
+        where = kept_cells(like, y, passes[0], mask_of(first))
+        options: Any = {name: getattr(like, name, None) for name in ("axis", "threshold")}
+        options |= {"alpha": self.alpha, "scale": self.scale, "where": where, "weight": 0.0}
+        divergence = rdrop_zlpr_loss(ops.zeros_like(passes[0], dtype="bool"), *passes, **options)
+        return reduced(divergence, where, like, sample_weight)
 
     def _one_loss(self) -> keras.losses.Loss:
         losses = keras.tree.flatten(self.loss)

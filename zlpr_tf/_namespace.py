@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 from keras import KerasTensor, backend, ops
 
+from zlpr_core._checks import same_shape
 from zlpr_core._namespace import namespace_from
 
 if backend.backend() == "tensorflow":
@@ -113,12 +114,13 @@ def _is_readable_by_torch(x: Any) -> bool:
 
 def of_shape(x: Any, like: Any) -> Any:
     """``x``; if sizes that are unknown while tracing turn out to differ, this raises, where they would be broadcast."""
-    unknown = None in (*x.shape, *like.shape) and len(x.shape) == len(like.shape)
+    unknown = None in (*x.shape, *like.shape) and same_shape(x.shape, like.shape)
     return ops.reshape(x, ops.shape(like)) if unknown else x
 
 
 def _shape_of(x: Any, ids: Any, /) -> tuple[Any, ...]:
-    return tuple(size if isinstance(size, int) else ops.cast(size, ids.dtype) for size in ops.shape(x))
+    # A size that is unknown while tracing is a tensor in TensorFlow. In JAX it is an expression, which stays one.
+    return tuple(ops.cast(size, ids.dtype) if hasattr(size, "dtype") else size for size in ops.shape(x))
 
 
 def _mark(ids: Any, classes: Any, /) -> Any:
@@ -156,5 +158,5 @@ xp = namespace_from(
     mark=_mark,
     shape_of=_shape_of,
     stop_gradient=ops.stop_gradient,
-    dialect={"targets": "labels"},
+    dialect={"targets": "labels", "zlpr": "zlpr_loss", "sparse_zlpr": "sparse_zlpr_loss"},
 )

@@ -16,7 +16,7 @@ SOFT = RNG.random((4, 3)).astype("float32")
 HARD, IDS, SPANS = SOFT > 0.5, np.array([[0, 2], [1, -1], [2, 2], [-1, -1]]), np.array([0, 5, 8, -1])
 CALLS = {  # arrays in the order of the core
     "index_to_span": ([SPANS], {"length": 3}),
-    "kl_divergence": ([LOGITS, OTHER], {"where": HARD, "scale": 2.0}),
+    "kl_divergence": ([LOGITS, OTHER], {"where": HARD[0], "scale": 2.0}),
     "multi_hot": ([IDS], {"num_classes": 3}),
     "predict": ([LOGITS], {"threshold": [0.1, 0.2, 0.3], "at_least_one": True}),
     "probabilities": ([LOGITS], {"scale": 1.0}),
@@ -25,10 +25,10 @@ CALLS = {  # arrays in the order of the core
     "span_to_index": ([SPANS % 3, SPANS // 3], {"length": 3}),
     "sparse_zlpr_loss": ([LOGITS, IDS], {"pos_weight": np.float32(2)}),
     "symmetric_kl_divergence": ([LOGITS, OTHER], {"axis": (0, 1)}),
-    "zlpr_divergence": ([LOGITS, OTHER], {"where": HARD.tolist()}),
-    "zlpr_entropy": ([SOFT], {"where": HARD}),
+    "zlpr_divergence": ([LOGITS, OTHER], {"where": HARD[:1].tolist()}),
+    "zlpr_entropy": ([SOFT], {"where": HARD[1]}),
     "zlpr_loss": ([LOGITS, SOFT], {"threshold": np.float64(0.5), "label_smoothing": None, "ignore_index": None}),
-    "zlpr_terms": ([LOGITS, SOFT], {"threshold": None, "where": HARD}),
+    "zlpr_terms": ([LOGITS, SOFT], {"threshold": None, "where": HARD[:1]}),
 }
 LABELS_FIRST = ("rdrop_zlpr_loss", "sparse_zlpr_loss", "zlpr_loss", "zlpr_terms")
 every_name = pytest.mark.parametrize("name", CALLS)
@@ -107,6 +107,23 @@ TRACERS = {"tensorflow": [_by_tf_function, _by_xla], "jax": [_by_jit], "torch": 
 @pytest.mark.parametrize("trace", TRACERS[keras.backend.backend()])
 def test_every_name_traces(name, trace):
     check(trace(lambda *a: call(name, a), CALLS[name][0]), reference(name))
+
+
+@every_name
+def test_every_name_is_a_step_of_a_functional_model(name, tmp_path):
+    """Over symbolic tensors of unknown length; `keras.losses.binary_crossentropy` builds, runs and saves in the same."""
+    arrays = [a if a.ndim > 1 else a[:, None] for a in CALLS[name][0]]
+    inputs = [keras.Input(a.shape[1:], dtype=keras.backend.standardize_dtype(a.dtype)) for a in arrays]
+    model = keras.Model(inputs, call(name, inputs))
+    expected = call(name, arrays)
+    for output, e in zip(model.outputs, expected if isinstance(expected, tuple) else (expected,), strict=True):
+        assert output.dtype == keras.backend.standardize_dtype(e.dtype)
+        assert len(output.shape) == len(e.shape)
+    model.save(tmp_path / "model.keras")
+    for one in (model, keras.saving.load_model(tmp_path / "model.keras")):
+        got = one([ops.convert_to_tensor(a) for a in arrays])
+        for g, e in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
+            np.testing.assert_allclose(ops.convert_to_numpy(g), ops.convert_to_numpy(e), rtol=1e-6)
 
 
 def test_check_targets_takes_lists():
