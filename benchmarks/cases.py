@@ -56,6 +56,7 @@ CPU = (
     ),
     *(Case(WIDE, targets=targets, dtype=dtype) for targets, dtype in product(("30 %", "70 %"), DTYPES)),
 )
+FAMILY = tuple(Case(shape) for shape in ((64, 20), (256, 1000), WIDE))
 GPU = tuple(Case(shape, dtype="bfloat16", device="cuda") for shape in ((4096, 32_768), (8192, 131_072)))
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 Row = dict[str, Any]
 SETTING = ("shape", "targets", "dtype")
 MEMORY = ("saved_bytes", "peak_bytes")
+WIDEST = 12  # candidates side by side
 LONGEST = ("forward+backward", "training step")
 # short tables, for documentation: what a cell is
 SHORT = {
@@ -69,14 +70,14 @@ def timing(candidate: Candidate, name: str, times: Mapping[Any, np.ndarray]) -> 
     return {"rounds": len(own), **scaled, "ratio": float(median / peer), "copies": float(median / copy)}
 
 
-def write(folder: Path, framework: str, found: Sequence[Row], setting: Row) -> None:
-    """All numbers, and the short tables."""
+def write(folder: Path, name: str, found: Sequence[Row], setting: Row) -> None:
+    """All numbers, and the short tables; with many candidates and few cases, these have a line a candidate."""
     folder.mkdir(parents=True, exist_ok=True)
     full = [row | setting for row in found]
-    save(folder / f"{framework}.csv", [full[0], *(map(plain, row.values()) for row in full)])
-    save(folder / f"{framework}-machine.csv", [setting, setting.values()])
-    for name in SHORT:
-        save(folder / f"{framework}-{name}.csv", short(found, name))
+    save(folder / f"{name}.csv", [full[0], *(map(plain, row.values()) for row in full)])
+    save(folder / f"{name}-machine.csv", [setting, setting.values()])
+    for cell in SHORT:
+        save(folder / f"{name}-{cell}.csv", short(found, cell))
 
 
 def save(path: Path, lines: Iterable[Iterable[Any]]) -> None:
@@ -91,13 +92,16 @@ def plain(value: Any) -> Any:
 
 
 def short(found: Sequence[Row], name: str) -> list[list[str]]:
-    """A line a case and a column a candidate, of the longest pass that each has."""
+    """A line a case and a column a candidate, of the longest pass that each has; of many candidates the other way round."""
     whole = [row for row in found if row["pass"] in LONGEST]
-    candidates = list(dict.fromkeys(row["candidate"] for row in whole))
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
-    for row in whole:
-        lines.setdefault(tuple(row[key] for key in SETTING), {})[row["candidate"]] = SHORT[name](row)
-    return [[*SETTING, *candidates], *([*key, *(line.get(c, "") for c in candidates)] for key, line in lines.items())]
+    cells = {(tuple(row[key] for key in SETTING), row["candidate"]): SHORT[name](row) for row in whole}
+    cases, candidates = (list(dict.fromkeys(part)) for part in zip(*cells, strict=True))
+    if len(candidates) <= WIDEST:
+        lines = ([*case, *(cells.get((case, c), "") for c in candidates)] for case in cases)
+        return [[*SETTING, *candidates], *lines]
+    peers = {row["candidate"]: row["peer"] for row in whole}
+    lines = ([c, peers[c], *(cells.get((case, c), "") for case in cases)] for c in candidates)
+    return [["of", "beside", *(case[0] for case in cases)], *lines]
 
 
 def table(found: Sequence[Row], setting: Row) -> Table:
@@ -107,7 +111,7 @@ def table(found: Sequence[Row], setting: Row) -> Table:
     caption = f"{what}\n{described(setting)}, {setting['versions']}"
     view = Table(caption=caption, box=box.SIMPLE, show_edge=False, pad_edge=False)
     for name in header:
-        view.add_column(name, justify="left" if name in SETTING else "right")
+        view.add_column(name, justify="left" if name in (*SETTING, "of", "beside") else "right")
     for line in lines:
         view.add_row(*line)
     return view

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import ModuleType
 
 import report
-from cases import CPU, QUICK, Case
+from cases import CPU, FAMILY, QUICK, Case
 from measure import race
 from rich.console import Console
 from rich.progress import track
 
 FRAMEWORKS = ("torch", "jax", "tf")
+TABLES = ("peers", "family")
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "KINETO_LOG_LEVEL": "6",  # PyTorch's profiler
@@ -27,13 +28,15 @@ RESULTS = Path(__file__).parent / "results"
 def main(argv: list[str] | None = None) -> None:
     """Measure, write and show."""
     arguments = parse(argv)
-    peers = load(arguments.framework, arguments.threads)
-    cases = QUICK if arguments.quick else CPU + peers.EXTRA_CASES
+    peers = load(arguments.framework, arguments.table, arguments.threads)
+    cases = {"peers": CPU, "family": FAMILY}[arguments.table] + peers.EXTRA_CASES
+    cases = QUICK if arguments.quick else cases
     rounds, seconds = (5, 0.5) if arguments.quick else (arguments.rounds, arguments.seconds)
     found = measure(peers, cases, threads=arguments.threads, rounds=rounds, seconds=seconds)
     setting = report.machine(peers.VERSIONS, arguments.threads)
     if arguments.output:
-        report.write(arguments.output, arguments.framework, found, setting)
+        name = arguments.framework + ("" if arguments.table == "peers" else f"-{arguments.table}")
+        report.write(arguments.output, name, found, setting)
     Console(width=max(100, Console().width)).print(report.table(found, setting))
 
 
@@ -41,6 +44,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments; a quick run writes nothing unless told where."""
     parser = argparse.ArgumentParser(description="Time and memory of ZLPR beside its peers.")
     parser.add_argument("--framework", choices=FRAMEWORKS, default="torch")
+    parser.add_argument("--table", choices=TABLES, default="peers", help="zlpr_loss beside others, or all of zlpr")
     parser.add_argument("--quick", action="store_true", help="one small shape, a few rounds")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="and cores (default: 2)")
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="of each case, at least (default: 20)")
@@ -52,7 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def load(framework: str, threads: int) -> ModuleType:
+def load(framework: str, table: str, threads: int) -> ModuleType:
     """The candidates of one framework, which counts its cores when it is imported; only torch may use a GPU."""
     if hasattr(os, "sched_setaffinity"):  # on Linux
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
@@ -60,7 +64,7 @@ def load(framework: str, threads: int) -> ModuleType:
     os.environ |= QUIET | {"JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "tensorflow"}
     if framework == "tf":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    return importlib.import_module(f"{framework}_peers")
+    return importlib.import_module(f"{framework}_{table}")
 
 
 def keep_memory() -> None:
