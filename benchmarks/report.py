@@ -92,7 +92,7 @@ def plain(value: Any) -> Any:
 
 
 def short(found: Sequence[Row], name: str) -> list[list[str]]:
-    """A line a case and a column a candidate, of the longest pass that each has; of many candidates the other way round."""
+    """A line a case and a column a candidate, of the longest pass of each; of many candidates the other way round."""
     whole = [row for row in found if row["pass"] in LONGEST]
     cells = {(tuple(row[key] for key in SETTING), row["candidate"]): SHORT[name](row) for row in whole}
     cases, candidates = (list(dict.fromkeys(part)) for part in zip(*cells, strict=True))
