@@ -60,4 +60,4 @@ def test_divergences(name):
 
 
 def test_the_floor():
-    check(zlpr_jax.zlpr_entropy, targets=SOFT)
+    check(zlpr_jax.zlpr_entropy, labels=SOFT)
