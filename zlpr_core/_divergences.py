@@ -202,9 +202,8 @@ def rdrop_zlpr(
     pair = _pair(logits1, logits2, axis, options, scale, ("logits1", "logits2"), xp=xp)
     loss1 = zlpr(logits1, targets, axis=axis, **options.by_name(), xp=xp)
     loss2 = zlpr(logits2, targets, axis=axis, **options.by_name(), xp=xp)
-    both = 0.5 * (loss1 + loss2) + (alpha / 4) * _jeffreys(pair, xp=xp)
-    loss: ArrayT = spread_nan(both, both, xp=xp)
-    return loss
+    both: ArrayT = 0.5 * (loss1 + loss2) + (alpha / 4) * _jeffreys(pair, xp=xp)
+    return both
 
 
 class _Pair(NamedTuple):
