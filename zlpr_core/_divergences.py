@@ -9,7 +9,6 @@ from ._losses import zlpr
 from ._namespace import infer
 from ._options import Options
 from ._pairs import read_pair
-from ._reduce import spread_nan
 from ._regret import regret, regret_gradients
 from ._typing import Array, ArrayT, Axis, Namespace
 
@@ -214,6 +213,5 @@ def rdrop_zlpr(
     pair = read_pair(logits1, logits2, axis, options, scale, ("logits1", "logits2"), xp=xp)
     loss1 = zlpr(logits1, targets, axis=axis, **options.by_name(), xp=xp)
     loss2 = zlpr(logits2, targets, axis=axis, **options.by_name(), xp=xp)
-    both = 0.5 * (loss1 + loss2) + (alpha / 4) * jeffreys(pair, xp=xp)
-    loss: ArrayT = spread_nan(both, both, xp=xp)
-    return loss
+    both: ArrayT = 0.5 * (loss1 + loss2) + (alpha / 4) * jeffreys(pair, xp=xp)
+    return both

@@ -41,10 +41,10 @@ def infer(xp: Namespace | None, /, **arrays: Any) -> Extended:
 
 def compute_dtype(dtype: Any, /, *, xp: Namespace) -> Any:
     """float64 for float64 and what is wider, such as NumPy's longdouble; everything else computes in float32."""
-    if xp.isdtype(dtype, xp.float64):
-        return xp.float64
-    other = not xp.isdtype(dtype, xp.float32) and xp.isdtype(dtype, "real floating")
-    return xp.float64 if other and xp.finfo(dtype).bits > 32 else xp.float32
+    if xp.isdtype(dtype, xp.float32):  # nearly every call
+        return xp.float32
+    is_wide = xp.isdtype(dtype, "real floating") and xp.finfo(dtype).bits > 32
+    return xp.float64 if is_wide else xp.float32
 
 
 def _common_namespace(arrays: dict[str, Any]) -> Namespace:

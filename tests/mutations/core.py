@@ -53,6 +53,8 @@ MUTANTS = ROUNDING | {
     "illegal targets pass": Mutant(TERMS, "if legal is not None:", "if False:"),
     "illegal soft targets pass": Mutant(TERMS, "xp.where(legal, t, nan)", "t"),
     "a NaN stays in its half": Mutant(LOSSES, "loss = positive + negative\n    return", "loss = negative\n    return"),
+    "longdouble computes in float32": Mutant(NAMESPACE, "xp.finfo(dtype).bits > 32", "xp.finfo(dtype).bits == 64"),
+    "an unknown size fits none": Mutant(CHECKS, "or left != left or right != right", ""),
     "multi-hot ids pass": Mutant(INDICES, "_refuse_multi_hot(ids, classes, pad, xp=xp)\n        _refuse", "_refuse"),
     "illegal weights pass": Mutant(TERMS, "xp.where((weight >= 0) & (weight < inf), weight, nan)", "weight"),
     "an illegal number as weight passes": Mutant(TERMS, "(weight if 0 <= weight < inf else nan)", "weight"),
@@ -80,7 +82,7 @@ MUTANTS = ROUNDING | {
     "targets broadcast": Mutant(CHECKS, "if not same_shape(logits.shape, targets.shape)", "if False"),
     "an axis twice": Mutant(CHECKS, "len(set(axes)) != len(axes) or ", ""),
     "naive sum": Mutant(NAMESPACE, "if name in _NAIVE_SUM else", "if False else"),
-    "compute float64 in float32": Mutant(NAMESPACE, "return xp.float64 if xp.isdtype(dtype, xp.float64) else xp.float32", "return xp.float32"),
+    "compute float64 in float32": Mutant(NAMESPACE, "return xp.float64 if is_wide else xp.float32", "return xp.float32"),
     # --- targets
     "mixup rounding is illegal": Mutant(TARGETS, "slack = 8 *", "slack = 0 *"),
     "a rounding beyond 1 stays": Mutant(TARGETS, "xp.where(soft > 1, 1.0, soft), legal", "soft, legal"),

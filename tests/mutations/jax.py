@@ -33,6 +33,8 @@ MUTANTS = ROUNDING | {
     "mask dropped from the terms": Mutant(LOSSES, "zlpr_core.zlpr_terms(scores, targets, axis=axis, **options,", "zlpr_core.zlpr_terms(scores, targets, axis=axis, **{**options, \"where\": None},"),
     "class ids: one beyond the last wraps": Mutant(NAMESPACE, '.set(True, mode="drop")', ".set(True, mode=\"clip\")", SPARSE),
     "tracers are readable": Mutant(NAMESPACE, "if isinstance(x, jax.core.Tracer):\n        return False", "if isinstance(x, jax.core.Tracer):\n        return True", SPARSE),
+    "options keep their rank": Mutant(NAMESPACE, "x[(None,) * (rank - x.ndim)]", "x", JAX),
+    "a NaN of a divergence stays in its cell": Mutant(REGRET_FILE, "return spread_nan(total, total, xp=xp)", "return total", EDGES),
     # --- the derivative
     "gradient of the other sign": Mutant(DERIVATIVE, "negative - positive, 0.0)", "positive - negative, 0.0)", OPTIONS),
     "gradient in the dtype of the logits": Mutant(DERIVATIVE, "slopes * logits_dot.astype(slopes.dtype)", "slopes.astype(logits_dot.dtype) * logits_dot", (*VALUES, *JAX)),

@@ -104,10 +104,12 @@ FAR = np.array([[3e3, -2e3, 1e3], [300.0, 2.0, 1.0], [-50.0, 100.0, 1.0], [0.0, 
 
 
 @pytest.mark.parametrize("labels", [HARD, HARD.astype(int), SOFT], ids=["bool", "int", "soft"])
-@pytest.mark.parametrize("logits", [LOGITS, FAR], ids=["near", "far"])
-def test_a_symbolic_shape_exports(logits, labels):
-    """The batch and the classes; `far` is where sums without a shift will not do."""
-    shape = export.symbolic_shape("b, c")
+@pytest.mark.parametrize(
+    ("logits", "sizes"), [(LOGITS, "b, c"), (FAR, "b, c"), (FAR, "b, 3")], ids=["near", "far", "batch"]
+)
+def test_a_symbolic_shape_exports(logits, sizes, labels):
+    """The batch and the classes, or the batch alone; in FAR sums without a shift will not do."""
+    shape = export.symbolic_shape(sizes)
     arguments = [jax.ShapeDtypeStruct(shape, a.dtype) for a in (logits, labels)]
 
     def both(s, t):
