@@ -49,12 +49,6 @@ def read_tensor(argument: str, value: Any, *, jagged: bool = False) -> Tensor:
     return value
 
 
-def check_ids(indices: Any) -> None:
-    """Raise if it is nested. Of class ids a list or a sparse matrix is legal too."""
-    if isinstance(indices, Tensor) and indices.is_nested:
-        raise _not_dense("indices", indices)
-
-
 def readable_option(argument: str, option: Any) -> Any:
     """A tensor must be a dense one. While compiling, a tensor of a NumPy array: Dynamo cannot read the dtype of one.
 

@@ -82,12 +82,11 @@ def _beside(input: Tensor, target: Tensor, options: Options) -> Options:
     if options.are_default and target.device == input.device:
         return options
     if not options.are_default:
-        options = Options._make(
-            [x.to(input.device) if isinstance(x, Tensor) and x.dim() == 0 else x for x in options]
-        )
+        options = Options._make([x.to(input.device) if isinstance(x, Tensor) and x.dim() == 0 else x for x in options])
     for argument, x in zip(("target", "mask", "weight", "pos_weight", "threshold"), (target, *options), strict=True):
         if isinstance(x, Tensor) and x.device != input.device:
-            msg = f"`{argument}` must be on the device of `input`. Received: {x.device} and {input.device}. Move it first."
+            devices = f"{x.device} and {input.device}"
+            msg = f"`{argument}` must be on the device of `input`. Received: {devices}. Move it first."
             raise ValueError(msg)
     return options
 

@@ -37,7 +37,9 @@ def predict(input: Arrays, *, threshold: Option = 0.0, at_least_one: bool | None
                 [False,  True, False]])
     """
     theta: Any = 0.0 if threshold is None else readable_option("threshold", threshold)
-    return zlpr_core.predict(read_tensor("input", input, jagged=True), threshold=theta, at_least_one=at_least_one, axis=dim, xp=xp)
+    return zlpr_core.predict(
+        read_tensor("input", input, jagged=True), threshold=theta, at_least_one=at_least_one, axis=dim, xp=xp
+    )
 
 
 def probabilities(input: Arrays, *, scale: float | None = 2.0) -> Tensor:
