@@ -20,7 +20,7 @@ def name(argument: str, xp: Namespace | None) -> str:
 def check_pair(logits: Array, targets: Array, /, *, xp: Namespace) -> None:
     """Real floating logits, and targets of the same shape in a dtype that says hard or soft."""
     check_floating(logits, "logits", xp=xp)
-    if not xp.isdtype(targets.dtype, ("bool", "integral", "real floating")):
+    if not is_kind(targets.dtype, ("bool", "integral", "real floating"), xp=xp):
         msg = f"{name('targets', xp)} must be bool, integer or real floating. Received dtype: {targets.dtype}."
         raise TypeError(msg)
     if hasattr(targets, "toarray"):  # SciPy's, of which an adapter makes no array
@@ -34,9 +34,17 @@ def check_pair(logits: Array, targets: Array, /, *, xp: Namespace) -> None:
 
 
 def check_floating(logits: Array, argument: str, /, *, xp: Namespace) -> None:
-    if not xp.isdtype(logits.dtype, "real floating"):
+    if not is_kind(logits.dtype, "real floating", xp=xp):
         msg = f"{name(argument, xp)} must have a real floating dtype. Received: {logits.dtype}. Convert it first."
         raise TypeError(msg)
+
+
+def is_kind(dtype: Any, kind: Any, /, *, xp: Namespace) -> bool:
+    """``isdtype``, where a dtype that the library does not know is of no kind."""
+    try:
+        return bool(xp.isdtype(dtype, kind))
+    except (TypeError, ValueError):  # how NumPy and Keras answer
+        return False
 
 
 def check_same_shape(arrays: Sequence[Array], arguments: Sequence[str], /, *, xp: Namespace) -> None:
@@ -49,10 +57,15 @@ def check_same_shape(arrays: Sequence[Array], arguments: Sequence[str], /, *, xp
 
 
 def same_shape(left: Sequence[int | None], right: Sequence[int | None]) -> bool:
-    """True if equal; a size that is unknown while tracing (None) equals any other."""
+    """True if equal; an unknown size equals any other: None while tracing, NaN in dask."""
     if tuple(left) == tuple(right):
         return True
-    return len(left) == len(right) and all(m is None or n is None or m == n for m, n in zip(left, right, strict=True))
+    return len(left) == len(right) and all(map(_same_size, left, right))
+
+
+def _same_size(left: int | None, right: int | None) -> bool:
+    unknown = left is None or right is None or left != left or right != right
+    return unknown or left == right
 
 
 def _likely_fix(logits: Array, targets: Array, *, xp: Namespace) -> str:
@@ -118,11 +131,9 @@ def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...
 
 
 def broadcasts(shape: tuple[int | None, ...], onto: tuple[int | None, ...]) -> bool:
-    """True if an array of ``shape`` broadcasts to ``onto``; an unknown size (None) fits any other."""
+    """True if an array of ``shape`` broadcasts to ``onto``; an unknown size fits any other."""
     tail = onto[len(onto) - len(shape) :]
-    return len(shape) <= len(onto) and all(
-        m is None or n is None or m == 1 or m == n for m, n in zip(shape, tail, strict=True)
-    )
+    return len(shape) <= len(onto) and all(m == 1 or _same_size(m, n) for m, n in zip(shape, tail, strict=True))
 
 
 def check_fraction(argument: str, value: float, /) -> None:

@@ -40,8 +40,9 @@ def zlpr(
     Parameters
     ----------
     logits : array, shape (..., C)
-        Raw logits :math:`s` (no sigmoid) in any real floating dtype; half precision computes in and returns float32.
-        -inf on a negative and +inf on a positive contribute nothing; the other way round the loss is +inf.
+        Raw logits :math:`s` (no sigmoid) in any real floating dtype. Half precision computes in and returns float32,
+        what is wider than float64 (NumPy's longdouble) float64. -inf on a negative and +inf on a positive contribute
+        nothing; the other way round the loss is +inf.
     targets : array, the shape of ``logits``
         bool or integer: hard labels, 0 or 1. Floating: soft labels in [0, 1], where 8 eps of their dtype beyond
         either end count as 0 or 1. Anything else, or NaN, makes the loss of that example NaN.

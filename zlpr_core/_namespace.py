@@ -14,19 +14,23 @@ _NUMPY = frozenset({"numpy", "array_api_compat.numpy"})
 _NAIVE_SUM = _NUMPY | {"array_api_strict", "array_api_compat.dask.array"}
 _MEMBERS = frozenset(Namespace.__annotations__) | {member for member in vars(Namespace) if not member.startswith("_")}
 
+_FOR_IDS = frozenset({"any", "arange", "argmax", "asarray", "permute_dims", "reshape", "zeros"})
+"""What the losses of dense targets do without."""
+
 
 def namespace_from(library: Any, **own: Any) -> Extended:
     """``library`` as the core calls it. ``own`` replaces names of the library, and the defaults of ``Extended``."""
-    taken = {member: getattr(library, member) for member in sorted(_MEMBERS - own.keys())}
+    taken = {**own, **{member: _taken(library, member) for member in sorted(_MEMBERS - own.keys())}}
     defaults = {
         "dialect": {},
-        "mark": lambda ids, classes: _mark_slot_by_slot(library, ids, classes),
+        "mark": lambda ids, classes: _mark_slot_by_slot(SimpleNamespace(**taken), ids, classes),
         "shape_of": lambda x, ids: x.shape,
         "stop_gradient": lambda x: x,
-        "device": device,
-        "readable": lambda x: _is_readable(library, x),
+        "lift": lambda x, rank: x,
+        "device": _device,
+        "readable": lambda x: _is_readable(SimpleNamespace(**taken), x),
     }
-    return cast("Extended", SimpleNamespace(**{**taken, **defaults, **own}))
+    return cast("Extended", SimpleNamespace(**{**defaults, **taken}))
 
 
 def infer(xp: Namespace | None, /, **arrays: Any) -> Extended:
@@ -36,8 +40,11 @@ def infer(xp: Namespace | None, /, **arrays: Any) -> Extended:
 
 
 def compute_dtype(dtype: Any, /, *, xp: Namespace) -> Any:
-    """float64 stays; everything else computes in float32."""
-    return xp.float64 if xp.isdtype(dtype, xp.float64) else xp.float32
+    """float64 for float64 and what is wider, such as NumPy's longdouble; everything else computes in float32."""
+    if xp.isdtype(dtype, xp.float64):
+        return xp.float64
+    other = not xp.isdtype(dtype, xp.float32) and xp.isdtype(dtype, "real floating")
+    return xp.float64 if other and xp.finfo(dtype).bits > 32 else xp.float32
 
 
 def _common_namespace(arrays: dict[str, Any]) -> Namespace:
@@ -54,6 +61,8 @@ def _common_namespace(arrays: dict[str, Any]) -> Namespace:
 @cache
 def _extended(library: Any) -> Extended:
     """A library of the standard, with the sum and the scatter of NumPy where the standard's lose digits or time."""
+    if hasattr(library, "asarray"):
+        _check_where(library)
 
     def sum_in_float64(x: Any, /, *, axis: Any, keepdims: bool) -> Any:
         return library.astype(library.sum(x, axis=axis, keepdims=keepdims, dtype=library.float64), x.dtype)
@@ -68,10 +77,45 @@ def _extended(library: Any) -> Extended:
     return namespace_from(library, **own, **({"mark": mark} if name in _NUMPY else {}))
 
 
+def _check_where(library: Any) -> None:
+    """Raise for a library of an older standard, in which every loss would fail in words about ``where``."""
+    one = library.asarray([1.0])
+    try:
+        library.where(one > 0, one, 0.0)
+    except (AttributeError, TypeError):
+        version = getattr(library, "__array_api_version__", "unknown")
+        msg = (
+            f"The array library must take numbers in `where`, as the array API standard says since 2024.12. Received: "
+            f"{getattr(library, '__name__', library)} of version {version}."
+        )
+        raise TypeError(msg) from None
+
+
+def _taken(library: Any, member: str) -> Any:
+    """A function of the library; for one that no loss of dense targets needs and it lacks, an error to come."""
+    if hasattr(library, member) or member not in _FOR_IDS:
+        return getattr(library, member)
+
+    def absent(*_: Any, **__: Any) -> Any:
+        own = getattr(library, "__name__", type(library).__name__)
+        msg = f"Class ids, `check_targets` and options as lists need `{member}`, which the array library {own} lacks."
+        raise NotImplementedError(msg)
+
+    return absent
+
+
+def _device(x: Any, /) -> Any:
+    """None for an array that does not say where it lies, as MLX's: such a library has no devices to choose from."""
+    try:
+        return device(x)
+    except AttributeError:
+        return None
+
+
 def _mark_slot_by_slot(library: Any, ids: Any, classes: int) -> Any:
     """One slot of all examples at a time: the standard has no scatter, and all at once would take P bytes a logit."""
-    every = library.arange(classes, dtype=ids.dtype, device=device(ids))
-    hot = library.zeros((*ids.shape[:-1], classes), dtype=library.bool, device=device(ids))
+    every = library.arange(classes, dtype=ids.dtype, device=_device(ids))
+    hot = library.zeros((*ids.shape[:-1], classes), dtype=library.bool, device=_device(ids))
     for slot in range(ids.shape[-1]):
         hot = hot | (ids[..., slot : slot + 1] == every)
     return hot
@@ -79,7 +123,7 @@ def _mark_slot_by_slot(library: Any, ids: Any, classes: int) -> Any:
 
 def _is_readable(library: Any, x: Any) -> bool:
     """By trying on an empty part of ``x``: JAX, and torch under a transform, refuse a traced value by an exception."""
-    if "cpu" not in str(device(x)).lower():
+    if "cpu" not in str(_device(x)).lower():
         return False
     try:
         bool(library.any(library.reshape(x, (-1,))[:0], axis=0))

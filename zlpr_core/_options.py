@@ -3,7 +3,7 @@
 from numbers import Real
 from typing import Any, NamedTuple
 
-from ._checks import broadcasts, name
+from ._checks import broadcasts, is_kind, name
 from ._namespace import compute_dtype
 from ._typing import Array, Extended
 
@@ -80,16 +80,11 @@ def _read(argument: str, option: Any, logits: Array, *, xp: Extended) -> Any:
             f"{tuple(array.shape)} for {tuple(logits.shape)}."
         )
         raise ValueError(msg)
-    return array
+    return xp.lift(array, len(logits.shape))
 
 
 def _has_kind(option: Any, kinds: Any, *, xp: Extended) -> bool:
-    if not (hasattr(option, "dtype") and hasattr(option, "shape")):
-        return False
-    try:
-        return bool(xp.isdtype(option.dtype, kinds))
-    except (TypeError, ValueError):  # how NumPy and Keras answer for a dtype of another library
-        return False
+    return hasattr(option, "dtype") and hasattr(option, "shape") and is_kind(option.dtype, kinds, xp=xp)
 
 
 def _converted(argument: str, option: Any, logits: Array, *, xp: Extended) -> Any:

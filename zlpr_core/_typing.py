@@ -93,6 +93,9 @@ class Extended(Namespace, Protocol):
     def shape_of(self, x: Any, ids: Any, /) -> Any:
         """The shape of ``x``. A size unknown while tracing is a tensor, to reshape by and to compare ``ids`` with."""
 
+    def lift(self, x: Any, rank: int, /) -> Any:
+        """An option, with ``rank`` axes where the library may refuse to broadcast fewer."""
+
     def stop_gradient(self, x: Any, /) -> Any:
         """The same values, constant to automatic differentiation."""
 

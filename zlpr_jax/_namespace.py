@@ -26,6 +26,7 @@ def _is_readable(x: Any, /) -> bool:
 xp = namespace_from(
     jnp,
     mark=_mark,
+    lift=lambda x, rank: x[(None,) * (rank - x.ndim)],  # for jax_numpy_rank_promotion="raise"
     stop_gradient=jax.lax.stop_gradient,
     device=lambda x: None,  # an option made of a list then moves to where the logits are, sharded or not
     readable=_is_readable,
