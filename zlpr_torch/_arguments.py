@@ -46,7 +46,8 @@ def read_tensor(argument: str, value: Any, *, jagged: bool = False) -> Tensor:
     if not isinstance(value, (Tensor, torch.fx.Proxy)) and not hasattr(value, "toarray"):
         return torch.as_tensor(value)
     check_tensors(**{argument: value})
-    return value
+    tensor: Tensor = value
+    return tensor
 
 
 def readable_option(argument: str, option: Any) -> Any:
