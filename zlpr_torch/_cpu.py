@@ -30,8 +30,8 @@ CELLS = 2**20
 WIDE = (torch.float32, torch.float64)
 """The dtypes that compute; half precision is widened to float32 in the block."""
 
-LIMIT = {torch.float32: 2.0**96, torch.float64: 2.0**768}
-"""A row with a larger ``e^loss - 1`` is not exact: times a small upstream gradient, 1 / sum would be subnormal."""
+LIMIT = {torch.float32: 96 * math.log(2), torch.float64: 768 * math.log(2)}
+"""A row with a larger loss is not exact: times a small upstream gradient, 1 / sum would be subnormal."""
 
 MOST_FACTOR = 2.0**26
 """Beside a larger factor an exponential that counts could be subnormal, and lack digits."""
@@ -127,8 +127,8 @@ class _Sweep:
     def run(self) -> Tensor:
         """The losses, in a column. Makes the gradient."""
         if self.no_options or self.count == 0 or _are_factors(self.options):
-            sums = self.blocks()
-            losses, redo = torch.log1p(sums), self.inexact(sums)
+            losses = self.blocks()
+            redo = self.inexact(losses)
         else:
             losses = self.logits.new_empty((self.count, 1), dtype=self.dtype)
             redo = torch.arange(self.count, device="cpu")
@@ -138,17 +138,17 @@ class _Sweep:
         return losses
 
     def blocks(self) -> Tensor:
-        """``e^loss - 1`` of each row, in a column."""
+        """The losses of the rows that are exact, in a column."""
         if self.step == self.count:
-            sums, self.gradient = self.block(self.logits, self.targets, self.options, self.upstream, self.gradient)
-            return sums
-        sums = self.logits.new_empty((self.count, 1), dtype=self.dtype)
+            losses, self.gradient = self.block(self.logits, self.targets, self.options, self.upstream, self.gradient)
+            return losses
+        losses = self.logits.new_empty((self.count, 1), dtype=self.dtype)
         for start in range(0, self.count, self.step):
             rows = slice(start, start + self.step)
             upstream, gradient = some_rows(self.upstream, rows), some_rows(self.gradient, rows)
             options = _options_of(self.options, rows)
-            sums[rows], _ = self.block(self.logits[rows], self.targets[rows], options, upstream, gradient)
-        return sums
+            losses[rows], _ = self.block(self.logits[rows], self.targets[rows], options, upstream, gradient)
+        return losses
 
     def block(
         self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, gradient: Tensor | None
@@ -161,13 +161,12 @@ class _Sweep:
             self.weigh(options, negative, positive)
         one = _number(1.0, self.dtype)
         positive_sum, negative_sum = positive.sum(1, True), negative.sum(1, True)
-        positive_total = positive_sum + one
-        sums = torch.addcmul(positive_sum, negative_sum, positive_total)  # (1 + p) (1 + n) - 1, without cancellation
+        losses = torch.log1p(positive_sum).add_(torch.log1p(negative_sum))
         if upstream is not None:
             each = upstream if isinstance(upstream, Tensor) else _number(upstream, self.dtype)
-            negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / positive_total, value=-1)
+            negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / (positive_sum + one), value=-1)
             gradient = negative if gradient is None or in_place else gradient.copy_(negative)
-        return sums if illegal is None else sums.masked_fill_(illegal, torch.nan), gradient
+        return losses if illegal is None else losses.masked_fill_(illegal, torch.nan), gradient
 
     def terms(
         self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor | None
@@ -179,10 +178,9 @@ class _Sweep:
             logits = torch.where(where, logits, _number(0.0, self.dtype), out=negative)
         if targets.is_floating_point():
             return self.soft_terms(logits, targets, where, negative)
-        raw = targets.view(torch.uint8) if targets.dtype == torch.bool else targets  # a copy of bytes is faster
-        positive = _copy(raw, self.dtype, self.buffer("positive", logits))
+        positive = _copy(_bytes(targets), self.dtype, self.buffer("positive", logits))
         if where is not None:
-            positive.mul_(_copy(where.view(torch.uint8), self.dtype, self.buffer("where", where)))
+            positive.mul_(_copy(_bytes(where), self.dtype, self.buffer("where", where)))
         illegal = None if targets.dtype == torch.bool else _illegal_rows(positive, self.dtype)
         if self.careful:
             share = _copy(positive, self.dtype, self.buffer("targets", targets))
@@ -206,7 +204,7 @@ class _Sweep:
     def weigh(self, options: Options, negative: Tensor, positive: Tensor) -> None:
         """Multiply the terms by what the options make of them."""
         if options.where is not None:
-            negative.mul_(_copy(options.where.view(torch.uint8), self.dtype, self.buffer("where", negative)))
+            negative.mul_(_copy(_bytes(options.where), self.dtype, self.buffer("where", negative)))
         for half, factor in zip((negative, positive), _factors(options), strict=True):
             if isinstance(factor, Tensor) or factor != 1:
                 half.mul_(factor.to(self.dtype) if isinstance(factor, Tensor) else factor)
@@ -219,12 +217,12 @@ class _Sweep:
             self.buffers[use] = self.logits.new_empty((self.step, self.classes), dtype=self.dtype)
         return self.buffers[use] if like.shape[0] == self.step else self.buffers[use][: like.shape[0]]
 
-    def inexact(self, sums: Tensor) -> Tensor | None:
+    def inexact(self, losses: Tensor) -> Tensor | None:
         """The rows that are to be computed a second time."""
         limit = LIMIT[self.dtype]
-        if self.count == 0 or sums.max().item() < limit:
+        if self.count == 0 or losses.max().item() < limit:
             return None
-        return (~(sums[:, 0] < limit)).nonzero()[:, 0]
+        return (~(losses[:, 0] < limit)).nonzero()[:, 0]
 
     def recompute(self, rows: Tensor, losses: Tensor) -> None:
         """Some rows with care, or by the core."""
@@ -238,6 +236,16 @@ class _Sweep:
         losses[rows] = found
         if gradient is not None:
             self.gradient[rows] = gradient.to(self.gradient.dtype)
+
+
+def _bytes(flags: Tensor) -> Tensor:
+    """A large bool tensor as bytes of 0 and 1, of which a copy is faster; any other as it is.
+
+    Without the clamp a mask of 0 and 255 that is viewed as bool, as NumPy and PyTorch allow, would count 255 times.
+    """
+    if flags.dtype != torch.bool or flags.numel() < 2**13:
+        return flags
+    return flags.view(torch.uint8).clamp(max=1)
 
 
 def _copy(values: Tensor, dtype: torch.dtype, memory: Tensor | None) -> Tensor:

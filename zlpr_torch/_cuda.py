@@ -43,6 +43,7 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The reduced loss, and the residuals for ``backward``."""
     layout = layout_of(input.dim(), axes)
+    options = _beside(input, target, options)
     losses, residuals = losses_of_rows(layout.rows(input), layout.rows(target), layout.options(options, input.shape))
     labelled = labelled_examples(options.where, input.shape, axes)
     return reduce(layout.examples(losses, input.shape), reduction, labelled), residuals
@@ -61,6 +62,7 @@ def backward(
 ) -> Tensor:
     """The gradient. Residuals of four numbers a row are never overwritten; without any they are recomputed."""
     layout = layout_of(input.dim(), axes)
+    options = _beside(input, target, options)
     arrays = layout.rows(input), layout.rows(target), layout.options(options, input.shape)
     if residuals is None:
         residuals = losses_of_rows(*arrays)[1]
@@ -70,6 +72,23 @@ def backward(
         each = each / (layout.number_of_rows(input.shape) if labelled is None else number_of(labelled))
     gradient = gradient_of_rows(*arrays, residuals, each)
     return layout.cells(gradient, input.shape)
+
+
+def _beside(input: Tensor, target: Tensor, options: Options) -> Options:
+    """The options where ``input`` is: as everywhere in PyTorch, a tensor without axes may come from the CPU.
+
+    Triton would not say which argument is elsewhere.
+    """
+    if options.are_default and target.device == input.device:
+        return options
+    if not options.are_default:
+        options = Options._make([x.to(input.device) if isinstance(x, Tensor) and x.dim() == 0 else x for x in options])
+    for argument, x in zip(("target", "mask", "weight", "pos_weight", "threshold"), (target, *options), strict=True):
+        if isinstance(x, Tensor) and x.device != input.device:
+            devices = f"{x.device} and {input.device}"
+            msg = f"`{argument}` must be on the device of `input`. Received: {devices}. Move it first."
+            raise ValueError(msg)
+    return options
 
 
 def losses_of_rows(logits: Tensor, targets: Tensor, options: Options) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,8 @@ def loss(
     """Reduced ZLPR of checked arguments, by the fastest way that is right here."""
     in_graph = torch.compiler.is_compiling()
     if impl == "plain" or _needs_formula(input, target, options, in_graph):
+        if torch.is_grad_enabled() and not in_graph:
+            target, options = _saveable(target), Options._make([_saveable(option) for option in options])
         return plain_loss(input, target, options, axes, reduction)
     kernel = None if in_graph else _kernel_for(input.device, impl)
     with_gradient = input.requires_grad and torch.is_grad_enabled()
@@ -67,6 +69,11 @@ def _is_for_formula(other: Any) -> bool:
     )
 
 
+def _saveable(other: Any) -> Any:
+    """A copy of a tensor made in inference mode, which autograd would refuse to save for backward."""
+    return other.clone() if isinstance(other, Tensor) and other.is_inference() else other
+
+
 def _is_exporting() -> bool:
     """True in ``torch.export`` and in the ONNX exporter, whose programs run where this package is not installed.
 
@@ -89,14 +96,17 @@ def _has_triton() -> bool:
     return bool(_triton().available())
 
 
-def check_implementation(impl: str) -> None:
-    """Raise unless it is one of the four, and installed."""
+def read_implementation(impl: Implementation | None) -> Implementation:
+    """One of the four, None being the default. Raises unless it is one, and installed."""
+    if impl is None:
+        return "auto"
     if impl not in ("auto", "plain", "blocked", "triton"):
         msg = f'`impl` must be "auto", "plain", "blocked" or "triton". Received: {impl!r}.'
         raise ValueError(msg)
     if impl == "triton" and not _has_triton():
         msg = 'impl="triton" needs Triton 3.3 or later. Install it, or leave `impl` at "auto".'
         raise ValueError(msg)
+    return impl
 
 
 def _kernel_for(device: torch.device, impl: Implementation) -> ModuleType | None:

@@ -6,9 +6,9 @@ import zlpr_core
 from zlpr_core._checks import class_axes
 from zlpr_core._typing import Axis
 
-from ._losses import check_tensors
-from ._namespace import Option, read_options, xp
-from ._reduction import Reduction, check_reduction, labelled_examples, reduce
+from ._arguments import check_tensors, read_options
+from ._namespace import Option, xp
+from ._reduction import Reduction, labelled_examples, read_reduction, reduce
 
 
 def kl_divergence(
@@ -17,8 +17,8 @@ def kl_divergence(
     *,
     dim: Axis = -1,
     mask: Option = None,
-    scale: float = 1.0,
-    reduction: Reduction = "mean",
+    scale: float | None = 1.0,
+    reduction: Reduction | None = "mean",
 ) -> Tensor:
     r"""Kullback-Leibler divergence between the label probabilities of two logit tensors, summed over the labels.
 
@@ -50,7 +50,7 @@ def kl_divergence(
         >>> kl_divergence(torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]]))
         tensor(0.1181)
     """
-    mask = _checked(p_logits, q_logits, mask, reduction)
+    mask = _checked(p_logits, q_logits, mask)
     divergence = zlpr_core.kl_divergence(p_logits, q_logits, axis=dim, where=mask, scale=scale, xp=xp)
     return _reduced(divergence, p_logits, dim, mask, reduction)
 
@@ -61,8 +61,8 @@ def symmetric_kl_divergence(
     *,
     dim: Axis = -1,
     mask: Option = None,
-    scale: float = 1.0,
-    reduction: Reduction = "mean",
+    scale: float | None = 1.0,
+    reduction: Reduction | None = "mean",
 ) -> Tensor:
     r"""Jeffreys' divergence, the sum of :func:`kl_divergence` in both directions.
 
@@ -77,7 +77,7 @@ def symmetric_kl_divergence(
         >>> symmetric_kl_divergence(torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]]))
         tensor(0.2385)
     """
-    mask = _checked(p_logits, q_logits, mask, reduction)
+    mask = _checked(p_logits, q_logits, mask)
     divergence = zlpr_core.symmetric_kl_divergence(p_logits, q_logits, axis=dim, where=mask, scale=scale, xp=xp)
     return _reduced(divergence, p_logits, dim, mask, reduction)
 
@@ -88,7 +88,7 @@ def zlpr_divergence(
     *,
     dim: Axis = -1,
     mask: Option = None,
-    reduction: Reduction = "mean",
+    reduction: Reduction | None = "mean",
 ) -> Tensor:
     r"""The divergence that soft ZLPR itself induces: its regret when ``p_logits`` are right and ``q_logits`` are said.
 
@@ -105,18 +105,20 @@ def zlpr_divergence(
         >>> zlpr_divergence(torch.tensor([[1.2, -0.7, 0.3]]), torch.tensor([[0.8, -0.1, -0.4]]))
         tensor(0.1843)
     """
-    mask = _checked(p_logits, q_logits, mask, reduction)
+    mask = _checked(p_logits, q_logits, mask)
     divergence = zlpr_core.zlpr_divergence(p_logits, q_logits, axis=dim, where=mask, xp=xp)
     return _reduced(divergence, p_logits, dim, mask, reduction)
 
 
-def _checked(p_logits: Tensor, q_logits: Tensor, mask: Option, reduction: Reduction) -> Tensor | None:
+def _checked(p_logits: Tensor, q_logits: Tensor, mask: Option) -> Tensor | None:
     """``mask`` as a tensor; the core checks the rest."""
-    check_reduction(reduction)
     check_tensors(p_logits=p_logits, q_logits=q_logits)
     where: Tensor | None = read_options(p_logits, mask, None, None, None).where
     return where
 
 
-def _reduced(divergence: Tensor, p_logits: Tensor, dim: Axis, mask: Tensor | None, reduction: Reduction) -> Tensor:
-    return reduce(divergence, reduction, labelled_examples(mask, p_logits.shape, class_axes(p_logits, dim, xp=xp)))
+def _reduced(
+    divergence: Tensor, p_logits: Tensor, dim: Axis, mask: Tensor | None, reduction: Reduction | None
+) -> Tensor:
+    labelled = labelled_examples(mask, p_logits.shape, class_axes(p_logits, dim, xp=xp))
+    return reduce(divergence, read_reduction(reduction), labelled)

@@ -2,18 +2,18 @@
 
 from typing import Any, Literal, TypeAlias
 
-import torch
 from torch import Tensor
 
 import zlpr_core
 from zlpr_core._typing import Axis
 
-from ._namespace import Option, readable_option, xp
+from ._arguments import read_tensor, readable_option
+from ._namespace import Option, xp
 
 Arrays: TypeAlias = Option
 
 
-def predict(input: Arrays, *, threshold: Option = 0.0, at_least_one: bool = False, dim: Axis = -1) -> Tensor:
+def predict(input: Arrays, *, threshold: Option = 0.0, at_least_one: bool | None = False, dim: Axis = -1) -> Tensor:
     r"""Label set: class i belongs to it iff :math:`s_i > \theta`.
 
     Args:
@@ -36,11 +36,13 @@ def predict(input: Arrays, *, threshold: Option = 0.0, at_least_one: bool = Fals
         tensor([[ True, False,  True],
                 [False,  True, False]])
     """
-    theta: Any = 0.0 if threshold is None else readable_option(threshold)
-    return zlpr_core.predict(_tensor(input), threshold=theta, at_least_one=at_least_one, axis=dim, xp=xp)
+    theta: Any = 0.0 if threshold is None else readable_option("threshold", threshold)
+    return zlpr_core.predict(
+        read_tensor("input", input, jagged=True), threshold=theta, at_least_one=at_least_one, axis=dim, xp=xp
+    )
 
 
-def probabilities(input: Arrays, *, scale: float = 2.0) -> Tensor:
+def probabilities(input: Arrays, *, scale: float | None = 2.0) -> Tensor:
     r"""The probabilities that a model trained with soft ZLPR states.
 
     .. math::
@@ -64,10 +66,12 @@ def probabilities(input: Arrays, *, scale: float = 2.0) -> Tensor:
         >>> probabilities(torch.tensor([0.0, 1.0986123, -1000.0]))
         tensor([0.5000, 0.9000, 0.0000])
     """
-    return zlpr_core.probabilities(_tensor(input), scale=scale, xp=xp)
+    return zlpr_core.probabilities(read_tensor("input", input, jagged=True), scale=scale, xp=xp)
 
 
-def smooth_labels(target: Arrays, epsilon: float, *, mode: Literal["symmetric", "positive"] = "symmetric") -> Tensor:
+def smooth_labels(
+    target: Arrays, epsilon: float, *, mode: Literal["symmetric", "positive"] | None = "symmetric"
+) -> Tensor:
     r"""Move targets away from 0 and 1, so that the best logits are finite.
 
     .. math::
@@ -96,7 +100,7 @@ def smooth_labels(target: Arrays, epsilon: float, *, mode: Literal["symmetric", 
         >>> smooth_labels(torch.tensor([1, 0]), 0.1, mode="positive")
         tensor([0.9000, 0.0000])
     """
-    return zlpr_core.smooth_labels(_tensor(target), epsilon, mode=mode, xp=xp)
+    return zlpr_core.smooth_labels(read_tensor("target", target, jagged=True), epsilon, mode=mode, xp=xp)
 
 
 def zlpr_entropy(target: Arrays, *, dim: Axis = -1, mask: Option = None) -> Tensor:
@@ -122,8 +126,8 @@ def zlpr_entropy(target: Arrays, *, dim: Axis = -1, mask: Option = None) -> Tens
         >>> zlpr_entropy(torch.tensor([[0.9, 0.2, 0.5], [1.0, 0.0, 0.0]]))
         tensor([1.5769, 0.0000])
     """
-    where: Any = readable_option(mask)
-    return zlpr_core.zlpr_entropy(_tensor(target), axis=dim, where=where, xp=xp)
+    where: Any = readable_option("mask", mask)
+    return zlpr_core.zlpr_entropy(read_tensor("target", target), axis=dim, where=where, xp=xp)
 
 
 def check_targets(target: Arrays, *, ignore_index: float | None = None) -> None:
@@ -146,10 +150,10 @@ def check_targets(target: Arrays, *, ignore_index: float | None = None) -> None:
             ...
         ValueError: `target` must be in [0, 1]. Received: 7.0 at [1, 1].
     """
-    zlpr_core.check_targets(_tensor(target), ignore_index=ignore_index, xp=xp)
+    zlpr_core.check_targets(read_tensor("target", target), ignore_index=ignore_index, xp=xp)
 
 
-def multi_hot(indices: Arrays, num_classes: int, *, pad: int = -1) -> Tensor:
+def multi_hot(indices: Arrays, num_classes: int, *, pad: int | None = -1) -> Tensor:
     """Turn rows of class ids into rows of bool targets.
 
     Args:
@@ -172,7 +176,7 @@ def multi_hot(indices: Arrays, num_classes: int, *, pad: int = -1) -> Tensor:
         tensor([[ True, False,  True],
                 [False,  True, False]])
     """
-    return zlpr_core.multi_hot(_tensor(indices), num_classes, pad=pad, xp=xp)
+    return zlpr_core.multi_hot(read_tensor("indices", indices), num_classes, pad=pad, xp=xp)
 
 
 def span_to_index(start: Any, end: Any, length: int) -> Any:
@@ -204,7 +208,7 @@ def span_to_index(start: Any, end: Any, length: int) -> Any:
     """
     if isinstance(start, int) and isinstance(end, int):
         return zlpr_core.span_to_index(start, end, length)
-    return zlpr_core.span_to_index(_tensor(start), _tensor(end), length, xp=xp)
+    return zlpr_core.span_to_index(read_tensor("start", start), read_tensor("end", end), length, xp=xp)
 
 
 def index_to_span(index: Any, length: int) -> tuple[Any, Any]:
@@ -230,9 +234,4 @@ def index_to_span(index: Any, length: int) -> tuple[Any, Any]:
         >>> index_to_span(torch.tensor([261, -1]), 128)
         (tensor([ 2, -1]), tensor([ 5, -1]))
     """
-    return zlpr_core.index_to_span(index if isinstance(index, int) else _tensor(index), length, xp=xp)
-
-
-def _tensor(value: Any) -> Tensor:
-    """Lists of floating numbers become the default dtype, as everywhere in PyTorch."""
-    return value if isinstance(value, Tensor) else torch.as_tensor(value)
+    return zlpr_core.index_to_span(index if isinstance(index, int) else read_tensor("index", index), length, xp=xp)

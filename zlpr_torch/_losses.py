@@ -9,14 +9,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 import zlpr_core
 from zlpr_core._checks import check_pair, class_axes
-from zlpr_core._indices import check_matrix, indicated
+from zlpr_core._indices import PAD, check_matrix, indicated
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _dispatch
-from ._dispatch import Implementation, check_implementation
-from ._namespace import Option, read_options, readable_option, xp
-from ._reduction import Reduction, check_reduction, labelled_examples, reduce
+from ._arguments import check_tensors, read_options, readable_option
+from ._dispatch import Implementation, read_implementation
+from ._namespace import Option, asarray, xp
+from ._reduction import Reduction, labelled_examples, read_reduction, reduce
 from ._torch_internals import sparse_entries
 
 
@@ -31,8 +32,8 @@ def zlpr_loss(
     threshold: Option = 0.0,
     label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
-    reduction: Reduction = "mean",
-    impl: Implementation = "auto",
+    reduction: Reduction | None = "mean",
+    impl: Implementation | None = "auto",
 ) -> Tensor:
     r"""Multi-label ZLPR loss, where ``binary_cross_entropy_with_logits`` stood.
 
@@ -82,8 +83,7 @@ def zlpr_loss(
         (0.9889..., tensor([[-0.1192,  0.1554,  0.4223]]))
     """
     check_tensors(input=input, target=target)
-    check_reduction(reduction)
-    check_implementation(impl)
+    reduction, impl = read_reduction(reduction), read_implementation(impl)
     if label_smoothing or ignore_index is not None or mask is not None:
         target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
     check_pair(input, target, xp=xp)
@@ -102,9 +102,9 @@ def sparse_zlpr_loss(
     pos_weight: Option = None,
     threshold: Option = 0.0,
     label_smoothing: float | None = 0.0,
-    pad: int = -1,
-    reduction: Reduction = "mean",
-    impl: Implementation = "auto",
+    pad: int | None = -1,
+    reduction: Reduction | None = "mean",
+    impl: Implementation | None = "auto",
 ) -> Tensor:
     r"""ZLPR of class ids: :func:`zlpr_loss` of the rows that the ids stand for.
 
@@ -160,13 +160,17 @@ def sparse_zlpr_loss(
     )
 
 
-def _targets(indices: Any, input: Tensor, dim: Axis, pad: int) -> Tensor:
+def _targets(indices: Any, input: Tensor, dim: Axis, pad: int | None) -> Tensor:
     """The dense targets that class ids of any form stand for."""
+    if isinstance(indices, Tensor) and indices.is_nested:
+        check_tensors(indices=indices)
     if isinstance(indices, Tensor) and indices.layout != torch.strided:
         return _from_matrix(indices, input, dim)
     if isinstance(indices, (list, tuple)) and indices and isinstance(indices[0], Tensor):
         rows = [_id_row(row) for row in indices]
-        indices = pad_sequence(rows, batch_first=True, padding_value=pad).to(input.device)
+        indices = pad_sequence(rows, batch_first=True, padding_value=PAD if pad is None else pad).to(input.device)
+    elif not isinstance(indices, Tensor) and hasattr(indices, "__array__"):  # NumPy's
+        indices = asarray(indices, device=input.device)
     target: Tensor = indicated(indices, input, dim, pad, xp=xp)
     return target
 
@@ -193,8 +197,8 @@ def rdrop_zlpr_loss(
     input2: Tensor,
     target: Tensor,
     *,
-    alpha: float = 4.0,
-    scale: float = 1.0,
+    alpha: float | None = 4.0,
+    scale: float | None = 1.0,
     dim: Axis = -1,
     mask: Option = None,
     weight: Option = None,
@@ -202,7 +206,7 @@ def rdrop_zlpr_loss(
     threshold: Option = 0.0,
     label_smoothing: float | None = 0.0,
     ignore_index: float | None = None,
-    reduction: Reduction = "mean",
+    reduction: Reduction | None = "mean",
 ) -> Tensor:
     r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
 
@@ -231,7 +235,7 @@ def rdrop_zlpr_loss(
         >>> rdrop_zlpr_loss(first, second, torch.tensor([[1, 0]]))
         tensor(0.6438)
     """
-    check_reduction(reduction)
+    reduction = read_reduction(reduction)
     check_tensors(input1=input1, input2=input2, target=target)
     target, mask = _prepared(target, mask, input1, label_smoothing, ignore_index)
     options = read_options(input1, mask, weight, pos_weight, threshold)
@@ -274,17 +278,9 @@ def zlpr_terms(
     return zlpr_core.zlpr_terms(input, target, axis=dim, **options.by_name(), xp=xp)
 
 
-def check_tensors(**arguments: object) -> None:
-    """Raise unless all are tensors."""
-    for argument, value in arguments.items():
-        if not isinstance(value, Tensor):
-            msg = f"`{argument}` must be a torch.Tensor. Received: {type(value).__name__}. Wrap it in torch.as_tensor."
-            raise TypeError(msg)
-
-
 def _prepared(
     target: Tensor, mask: Option, input: Tensor, label_smoothing: float | None, ignore_index: float | None
 ) -> tuple[Tensor, Tensor | None]:
     """``(target, mask)`` with ``label_smoothing`` and ``ignore_index`` worked in."""
-    where = readable_option(mask)
+    where = readable_option("mask", mask)
     return prepare_targets(target, where, input, label_smoothing=label_smoothing, ignore_index=ignore_index, xp=xp)

@@ -1,22 +1,29 @@
 """ZLPR as ``torch.nn`` modules."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import signature
 from math import inf
 from numbers import Real
+from operator import index
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from zlpr_core._checks import check_fraction, check_positive
+from zlpr_core._checks import check_axis, check_fraction, check_positive
+from zlpr_core._indices import PAD
 from zlpr_core._typing import Axis
 
-from ._dispatch import Implementation, check_implementation
+from ._arguments import check_tensors
+from ._dispatch import Implementation, read_implementation
 from ._divergences import kl_divergence, symmetric_kl_divergence
 from ._losses import rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_loss
 from ._namespace import Option, asarray, readable
-from ._reduction import Reduction, check_reduction
+from ._reduction import Reduction, read_reduction
+
+# torch.fx records a call of these as one step: it cannot trace what they do, which depends on shapes and dtypes.
+for _function in ("kl_divergence", "symmetric_kl_divergence", "rdrop_zlpr_loss", "sparse_zlpr_loss", "zlpr_loss"):
+    fx.wrap(_function)
 
 
 class _Module(nn.Module):
@@ -24,21 +31,22 @@ class _Module(nn.Module):
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        check_reduction(options["reduction"])
-        check_implementation(options.get("impl", "auto"))
         self._names = tuple(options)
         for name, value in options.items():
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A tensor becomes a buffer, assigned later too: it moves with the module and is saved with it."""
-        is_tensor = isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
-        if not is_tensor or name in self._buffers or name in self._parameters:
-            super().__setattr__(name, value)
-            return
-        if hasattr(self, name):
+        """An option is checked, assigned later too. A tensor becomes a buffer, which is moved and saved."""
+        if name in _READ:
+            value = _READ[name](name, value)
+        is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and name not in self._parameters
+        # Deleted, because nn.Module takes no number for a buffer, and what it does for a tensor Dynamo cannot trace.
+        if name in self._buffers or (is_buffer and hasattr(self, name)):
             delattr(self, name)
-        self.register_buffer(name, value)
+        if is_buffer:
+            self.register_buffer(name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self._names}
@@ -49,24 +57,12 @@ class _Module(nn.Module):
         shown = {
             name: value
             for name, value in self._options().items()
-            if name in always or isinstance(value, Tensor) or value != defaults[name]
+            if name in always or isinstance(value, Tensor) or (value is not None and value != defaults[name])
         }
         return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
 
-class _Loss(_Module):
-    """A loss with weights and smoothing, which are checked at once."""
-
-    def __init__(self, **options: Any) -> None:
-        for name in ("weight", "pos_weight", "threshold"):
-            options[name] = _as_option(name, options[name])
-        super().__init__(**options)
-        check_fraction("label_smoothing", options["label_smoothing"] or 0.0)
-        _check_weight("weight", options["weight"])
-        _check_weight("pos_weight", options["pos_weight"])
-
-
-class ZLPRLoss(_Loss):
+class ZLPRLoss(_Module):
     r"""Multi-label ZLPR loss, where ``BCEWithLogitsLoss`` stood.
 
     .. math::
@@ -101,8 +97,8 @@ class ZLPRLoss(_Loss):
         threshold: Option = 0.0,
         label_smoothing: float | None = 0.0,
         ignore_index: float | None = None,
-        reduction: Reduction = "mean",
-        impl: Implementation = "auto",
+        reduction: Reduction | None = "mean",
+        impl: Implementation | None = "auto",
     ) -> None:
         super().__init__(
             dim=dim,
@@ -120,7 +116,7 @@ class ZLPRLoss(_Loss):
         return zlpr_loss(input, target, mask=mask, **self._options())
 
 
-class SparseZLPRLoss(_Loss):
+class SparseZLPRLoss(_Module):
     r"""ZLPR of class ids, for label sets too many to be multi-hot rows.
 
     .. math::
@@ -151,9 +147,9 @@ class SparseZLPRLoss(_Loss):
         pos_weight: Option = None,
         threshold: Option = 0.0,
         label_smoothing: float | None = 0.0,
-        pad: int = -1,
-        reduction: Reduction = "mean",
-        impl: Implementation = "auto",
+        pad: int | None = -1,
+        reduction: Reduction | None = "mean",
+        impl: Implementation | None = "auto",
     ) -> None:
         super().__init__(
             dim=dim,
@@ -171,7 +167,7 @@ class SparseZLPRLoss(_Loss):
         return sparse_zlpr_loss(input, indices, mask=mask, **self._options())
 
 
-class RDropZLPRLoss(_Loss):
+class RDropZLPRLoss(_Module):
     r"""R-Drop: the loss of two passes through dropout, and how far apart they are.
 
     .. math::
@@ -196,18 +192,16 @@ class RDropZLPRLoss(_Loss):
     def __init__(
         self,
         *,
-        alpha: float = 4.0,
-        scale: float = 1.0,
+        alpha: float | None = 4.0,
+        scale: float | None = 1.0,
         dim: Axis = -1,
         weight: Option = None,
         pos_weight: Option = None,
         threshold: Option = 0.0,
         label_smoothing: float | None = 0.0,
         ignore_index: float | None = None,
-        reduction: Reduction = "mean",
+        reduction: Reduction | None = "mean",
     ) -> None:
-        check_positive("alpha", alpha, zero=True)
-        check_positive("scale", scale)
         super().__init__(
             alpha=alpha,
             scale=scale,
@@ -250,9 +244,13 @@ class ZLPRKLDivLoss(_Module):
     """
 
     def __init__(
-        self, *, dim: Axis = -1, scale: float = 1.0, symmetric: bool = False, reduction: Reduction = "mean"
+        self,
+        *,
+        dim: Axis = -1,
+        scale: float | None = 1.0,
+        symmetric: bool | None = False,
+        reduction: Reduction | None = "mean",
     ) -> None:
-        check_positive("scale", scale)
         super().__init__(dim=dim, scale=scale, symmetric=symmetric, reduction=reduction)
 
     def forward(self, p_logits: Tensor, q_logits: Tensor, *, mask: Option = None) -> Tensor:
@@ -262,9 +260,12 @@ class ZLPRKLDivLoss(_Module):
         return divergence(p_logits, q_logits, mask=mask, **options)
 
 
-def _as_option(name: str, value: Any) -> Any:
+def _read_tensor(name: str, value: Any) -> Any:
     """A tensor of a list or a NumPy array, so that it moves and is saved. Numbers keep their digits, in lists too."""
-    if value is None or isinstance(value, Tensor):
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        check_tensors(**{name: value})
         return value
     if isinstance(value, Real):
         return float(value)
@@ -275,10 +276,62 @@ def _as_option(name: str, value: Any) -> Any:
         raise TypeError(msg) from error
 
 
-def _check_weight(name: str, weight: Tensor | float | None) -> None:
+def _read_weight(name: str, value: Any) -> Any:
     """Values are looked at where there are any: not while compiling, under vmap, of a meta or a fake tensor."""
-    if weight is None or (isinstance(weight, Tensor) and not readable(weight)):
-        return
-    if not bool(((torch.as_tensor(weight) >= 0) & (torch.as_tensor(weight) < inf)).all()):
+    weight = _read_tensor(name, value)
+    if isinstance(weight, Tensor):
+        legal = not readable(weight) or bool(((weight >= 0) & (weight < inf)).all())
+    else:
+        legal = weight is None or 0 <= weight < inf
+    if not legal:
         msg = f"`{name}` must be non-negative and finite. Received: {weight}."
         raise ValueError(msg)
+    return weight
+
+
+def _read_dim(name: str, value: Any) -> Any:
+    check_axis(value, name)
+    return -1 if value is None else value
+
+
+def _read_fraction(name: str, value: Any) -> Any:
+    value = 0.0 if value is None else value
+    check_fraction(name, value)
+    return value
+
+
+def _read_positive(name: str, value: Any) -> Any:
+    value = {"alpha": 4.0, "scale": 1.0}[name] if value is None else value
+    check_positive(name, value, zero=name == "alpha")
+    return value
+
+
+def _read_ignored(name: str, value: Any) -> Any:
+    if value is not None and not isinstance(value, Real):
+        msg = f"`{name}` must be a number. Received: {value!r}."
+        raise TypeError(msg)
+    return value
+
+
+def _read_pad(name: str, value: Any) -> Any:
+    try:
+        return PAD if value is None else index(value)
+    except TypeError:
+        msg = f"`{name}` must be a whole number. Received: {value!r}."
+        raise TypeError(msg) from None
+
+
+_READ: dict[str, Callable[[str, Any], Any]] = {
+    "dim": _read_dim,
+    "weight": _read_weight,
+    "pos_weight": _read_weight,
+    "threshold": _read_tensor,
+    "label_smoothing": _read_fraction,
+    "ignore_index": _read_ignored,
+    "pad": _read_pad,
+    "alpha": _read_positive,
+    "scale": _read_positive,
+    "reduction": lambda _, value: read_reduction(value),
+    "impl": lambda _, value: read_implementation(value),
+}
+"""What is kept of an option, by its name. Each raises if it cannot be taken, with None for the default."""

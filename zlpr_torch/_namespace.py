@@ -6,7 +6,6 @@ import array_api_compat.torch
 import torch
 
 from zlpr_core._namespace import namespace_from
-from zlpr_core._options import Options
 
 from ._torch_internals import is_traced
 
@@ -25,24 +24,6 @@ _KINDS: dict[Any, set[torch.dtype]] = {
     "real floating": _FLOATING,
     ("bool", "integral", "real floating"): {torch.bool, *_INTEGERS, *_FLOATING},
 }
-
-
-def readable_option(option: Any) -> Any:
-    """A tensor of a NumPy array or number while compiling: Dynamo makes one but cannot read its dtype (torch 2.13)."""
-    if not torch.compiler.is_compiling() or option is None or isinstance(option, _TRACEABLE):
-        return option
-    return torch.as_tensor(option)
-
-
-_TRACEABLE = (torch.Tensor, bool, int, float, list, tuple)
-
-
-def read_options(input: torch.Tensor, mask: Any, weight: Any, pos_weight: Any, threshold: Any) -> Options:
-    """The options that a user passed, checked and converted."""
-    given = mask, weight, pos_weight, threshold
-    if torch.compiler.is_compiling():
-        return Options.of(input, *[readable_option(option) for option in given], xp=xp)
-    return Options.of(input, *given, xp=xp)
 
 
 def _isdtype(dtype: torch.dtype, kind: Any, /) -> bool:
@@ -65,7 +46,8 @@ def _sum(x: torch.Tensor, /, *, axis: tuple[int, ...], keepdims: bool) -> torch.
 
 def _mark(ids: torch.Tensor, classes: int, /) -> torch.Tensor:
     hot = torch.zeros((*ids.shape[:-1], classes + 1), dtype=torch.bool, device=ids.device)
-    return hot.scatter(-1, ids.long(), True)[..., :classes]
+    # 1 and not True, for which torch.jit.trace finds no op and fails an assertion of its own (torch 2.13)
+    return hot.scatter(-1, ids.long(), 1)[..., :classes]
 
 
 def readable(x: torch.Tensor, /) -> bool:
@@ -104,5 +86,7 @@ xp = namespace_from(
         "where": "mask",
         "logits1": "input1",
         "logits2": "input2",
+        "zlpr": "zlpr_loss",
+        "sparse_zlpr": "sparse_zlpr_loss",
     },
 )

@@ -9,11 +9,14 @@ from torch import Tensor
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 
-def check_reduction(reduction: str) -> None:
-    """Raise unless it is one of the three."""
+def read_reduction(reduction: Reduction | None) -> Reduction:
+    """One of the three, None being the default. Raises unless it is one."""
+    if reduction is None:
+        return "mean"
     if reduction not in ("mean", "sum", "none"):
         msg = f'`reduction` must be "mean", "sum" or "none". Received: {reduction!r}.'
         raise ValueError(msg)
+    return reduction
 
 
 def reduce(losses: Tensor, reduction: Reduction, labelled: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -379,17 +380,11 @@ def test_half_precision_saves_nothing_and_rounds_once():
     assert_same(x.grad, exact.half().expand(1000, 4), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("impl", "match"),
-    [
-        ("fast", '`impl` must be "auto", "plain", "blocked" or "triton". Received: \'fast\''),
-        (None, "Received: None"),
-    ],
-)
-def test_messages(impl, match):
-    for call in (lambda: zlpr_loss(LOGITS, HARD, impl=impl), lambda: ZLPRLoss(impl=impl)):
-        with pytest.raises(ValueError, match=match):
-            call()
+@pytest.mark.parametrize("call", [partial(zlpr_loss, LOGITS, HARD), ZLPRLoss])
+def test_messages(call):
+    match = '`impl` must be "auto", "plain", "blocked" or "triton". Received: \'fast\''
+    with pytest.raises(ValueError, match=match):
+        call(impl="fast")
 
 
 def test_blocks_are_for_a_cpu():

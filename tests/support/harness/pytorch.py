@@ -1,16 +1,40 @@
 """PyTorch twice: "torch" as users call it, and "torch-plain", the formula that `torch.func` and exports take."""
 
+import warnings
+from contextlib import contextmanager, nullcontext
+
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import zlpr_torch
 from harness.base import Backend, as_numpy, widened
+
+
+class Watch(TorchDispatchMode):
+    """Looks at everything that an operation makes, as people do who are after a NaN."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ not in UNWATCHED and not func.is_view:
+            for x in made if isinstance(made, (tuple, list)) else (made,):
+                if isinstance(x, torch.Tensor) and x.is_floating_point() and not x.isfinite().all():
+                    msg = f"NaN or infinity made by {func}"
+                    raise FloatingPointError(msg)
+        return made
+
+
+WRITTEN = {"scalar_tensor", "lift_fresh", "lift_fresh_copy", "full"}
+UNWATCHED = WRITTEN | {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided", "index_put_"}
+"""Of the first a NaN is one that somebody wrote down, and the others return memory that nobody has written yet."""
 
 
 class Torch(Backend):
     name = "torch"
     package = zlpr_torch
     impl = "auto"
+    watched = False
+    """Whether alarms look at every operation: they would see the kernels as one, and these have a test of their own."""
     dialect = {
         "logits": "input",
         "targets": "target",
@@ -37,6 +61,13 @@ class Torch(Backend):
         own = {"reduction": "none", "impl": self.impl}
         options |= {option: value for option, value in own.items() if option in self.own_options(name)}
         return self.function(name)(*arrays, **options)
+
+    @contextmanager
+    def alarms(self):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Anomaly Detection has been enabled", UserWarning)
+            with torch.autograd.detect_anomaly(), Watch() if self.watched else nullcontext():
+                yield
 
     def own_options(self, name):
         reduction = {} if name == "zlpr_terms" else {"reduction": "mean"}
@@ -65,6 +96,7 @@ class Torch(Backend):
 class PlainTorch(Torch):
     name = "torch-plain"
     impl = "plain"
+    watched = True
 
     def spares(self, dtype, mode):
         return True
