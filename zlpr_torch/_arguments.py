@@ -46,13 +46,8 @@ def read_tensor(argument: str, value: Any, *, jagged: bool = False) -> Tensor:
     if not isinstance(value, (Tensor, torch.fx.Proxy)) and not hasattr(value, "toarray"):
         return torch.as_tensor(value)
     check_tensors(**{argument: value})
-    return value
-
-
-def check_ids(indices: Any) -> None:
-    """Raise if it is nested. Of class ids a list or a sparse matrix is legal too."""
-    if isinstance(indices, Tensor) and indices.is_nested:
-        raise _not_dense("indices", indices)
+    tensor: Tensor = value
+    return tensor
 
 
 def readable_option(argument: str, option: Any) -> Any:

@@ -287,7 +287,7 @@ class Sweep:
 def _bytes(flags: Tensor) -> Tensor:
     """A large bool tensor as bytes of 0 and 1, of which a copy is faster; any other as it is.
 
-    Without the clamp a mask of 0 and 255 that is viewed as bool, as NumPy and PyTorch let one do, would count 255 times.
+    Without the clamp a mask of 0 and 255 that is viewed as bool, as NumPy and PyTorch allow, would count 255 times.
     """
     if flags.dtype != torch.bool or flags.numel() < 2**13:
         return flags

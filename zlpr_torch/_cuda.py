@@ -85,7 +85,8 @@ def _beside(input: Tensor, target: Tensor, options: Options) -> Options:
         options = Options._make([x.to(input.device) if isinstance(x, Tensor) and x.dim() == 0 else x for x in options])
     for argument, x in zip(("target", "mask", "weight", "pos_weight", "threshold"), (target, *options), strict=True):
         if isinstance(x, Tensor) and x.device != input.device:
-            msg = f"`{argument}` must be on the device of `input`. Received: {x.device} and {input.device}. Move it first."
+            devices = f"{x.device} and {input.device}"
+            msg = f"`{argument}` must be on the device of `input`. Received: {devices}. Move it first."
             raise ValueError(msg)
     return options
 

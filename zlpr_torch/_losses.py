@@ -17,7 +17,7 @@ from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _dispatch
-from ._arguments import check_ids, check_tensors, read_options, readable_option
+from ._arguments import check_tensors, read_options, readable_option
 from ._dispatch import Implementation, read_implementation
 from ._formula import Inputs, PairCall
 from ._namespace import Option, as_number, asarray, xp
@@ -166,7 +166,8 @@ def sparse_zlpr_loss(
 
 def _targets(indices: Any, input: Tensor, dim: Axis, pad: int | None) -> Tensor:
     """The dense targets that class ids of any form stand for."""
-    check_ids(indices)
+    if isinstance(indices, Tensor) and indices.is_nested:
+        check_tensors(indices=indices)
     if isinstance(indices, Tensor) and indices.layout != torch.strided:
         return _from_matrix(indices, input, dim)
     if isinstance(indices, (list, tuple)) and indices and isinstance(indices[0], Tensor):

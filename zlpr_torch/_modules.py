@@ -36,7 +36,7 @@ class _Module(nn.Module):
             setattr(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """An option is checked, assigned later too. A tensor becomes a buffer: it moves and is saved with the module."""
+        """An option is checked, assigned later too. A tensor becomes a buffer, which is moved and saved."""
         if name in _READ:
             value = _READ[name](name, value)
         is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and name not in self._parameters

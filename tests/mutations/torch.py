@@ -20,6 +20,10 @@ MUTANTS = {
     "mask dropped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    return _dispatch", "options = read_options(input, None, weight, pos_weight, threshold)\n    return _dispatch", OPTIONS),
     "weight and pos_weight swapped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    return _dispatch", "options = read_options(input, mask, pos_weight, weight, threshold)\n    return _dispatch", OPTIONS),
     "threshold dropped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    return _dispatch", "options = read_options(input, mask, weight, pos_weight, None)\n    return _dispatch", OPTIONS),
+    "sparse and nested tensors pass": Mutant("zlpr_torch/_arguments.py", "or value.layout is not torch.strided or value.is_nested:", "or False:", ("frameworks/torch/test_torch_given.py",)),
+    "ids of NumPy as they are": Mutant(LOSSES, "indices = asarray(indices, device=input.device)", "pass", ("frameworks/torch/test_torch_given.py",)),
+    "assigned options unchecked": Mutant("zlpr_torch/_modules.py", "        if name in _READ:\n", "        if name in _READ and name not in self.__dict__:\n", ("frameworks/torch/test_torch_assigned.py",)),
+    "tensors of inference mode to autograd": Mutant(DISPATCH, "return other.clone() if isinstance(other, Tensor) and other.is_inference() else other", "return other", ("frameworks/torch/test_torch_given.py",)),
     # --- reductions
     "mean over all examples": Mutant(REDUCTION, "losses.mean() if labelled is None else losses.sum() / number_of(labelled)", "losses.mean()", WAYS),
     "nobody labelled is NaN": Mutant(REDUCTION, "torch.maximum(labelled.sum(), torch.ones_like(labelled).any())", "labelled.sum()", WAYS),
@@ -48,6 +52,8 @@ MUTANTS = {
     "classes in the order of the tensor": Mutant(LAYOUT, "cells.movedim(self.axes, self.last).reshape(", "cells.reshape(", OPTIONS),
     "gradient on other axes": Mutant(LAYOUT, ".movedim(self.last, self.axes)", "", FUNCTIONS),
     # --- the kernel of the CPU
+    "cpu: bytes of a bool tensor": Mutant(CPU, "return flags.view(torch.uint8).clamp(max=1)", "return flags.view(torch.uint8)", ("frameworks/torch/test_torch_given.py",)),
+    "cpu: a product beyond the range": Mutant(CPU, "torch.log1p(positive_sum).add_(torch.log1p(negative_sum))", "torch.log1p(torch.addcmul(positive_sum, negative_sum, positive_sum + one))", ("frameworks/torch/test_torch_silence.py",)),
     "cpu: gradient of the other sign": Mutant(CPU, "each / (positive_sum + one), value=-1)", "each / (positive_sum + one), value=1)", VALUES),
     "cpu: no one in the positive half": Mutant(CPU, "negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / (positive_sum + one)", "negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / positive_sum", VALUES),
     "cpu: no one in the negative half": Mutant(CPU, "negative.mul_(each / (negative_sum + one))", "negative.mul_(each / negative_sum)", VALUES),

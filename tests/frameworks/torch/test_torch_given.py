@@ -77,7 +77,9 @@ def test_nested_tensors(layout):
         "p_logits": lambda: kl_divergence(logits, logits),
         "input1": lambda: rdrop_zlpr_loss(logits, logits, target),
     }.items():
-        with pytest.raises(TypeError, match=rf"^`{argument}` must be one tensor\. .* layout=torch\.jagged, .*`\.values\(\)`"):
+        with pytest.raises(
+            TypeError, match=rf"^`{argument}` must be one tensor\. .* layout=torch\.jagged, .*`\.values\(\)`"
+        ):
             call()
     ids = nested([row[row >= 0] for row in IDS], layout)
     with pytest.raises(TypeError, match=r"^`indices` must be one tensor\. Received: a NestedTensor\. .*`\.unbind\(\)`"):
@@ -134,7 +136,9 @@ def test_bool_tensors_that_hold_other_bytes(rows):
     for target, mask in ((seen, None), (HARD[:1].expand(rows, 5), seen), (torch.rand(rows, 5), seen)):
         plain_target = flags if target is seen else target
         got = zlpr_loss(x, target, mask=mask)
-        expected = zlpr_loss(y := x.detach().clone().requires_grad_(), plain_target, mask=None if mask is None else flags)
+        expected = zlpr_loss(
+            y := x.detach().clone().requires_grad_(), plain_target, mask=None if mask is None else flags
+        )
         torch.testing.assert_close(got, expected, **EXACT)
         torch.testing.assert_close(torch.autograd.grad(got, x), torch.autograd.grad(expected, y), **EXACT)
 

@@ -13,7 +13,9 @@ from zlpr_core._options import Options
 from zlpr_torch import _cpu, zlpr_loss
 
 torch.manual_seed(80)
-FAR = torch.tensor([[80.0, -80.0, 79.0, -79.0, 3.0], [-80.0] * 5, [80.0] * 5, [0.0] * 5, [3.0, 60.0, -1.0, 80.0, -80.0]])
+FAR = torch.tensor(
+    [[80.0, -80.0, 79.0, -79.0, 3.0], [-80.0] * 5, [80.0] * 5, [0.0] * 5, [3.0, 60.0, -1.0, 80.0, -80.0]]
+)
 MODERATE = 3 * torch.randn(5, 5)
 SOFT = torch.rand(5, 5)
 TARGETS = {"bool": SOFT < 0.5, "int": (SOFT < 0.5).long(), "ones": (SOFT < 0.5).float(), "soft": SOFT, "none": torch.zeros(5, 5)}  # fmt: skip

@@ -133,5 +133,7 @@ def test_a_function_in_torch_fx():
     traced = fx.symbolic_trace(Function())
     assert_same(traced(LOGITS, HARD), zlpr_loss(LOGITS, HARD, reduction="sum"), rtol=0, atol=0)
     for module, argument in ((Unwrapped(), "input1"), (Helper(), "input")):
-        with pytest.raises(TypeError, match=rf"^`{argument}` must be a torch.Tensor. Received: Proxy. .*torch\.fx\.wrap"):
+        with pytest.raises(
+            TypeError, match=rf"^`{argument}` must be a torch.Tensor. Received: Proxy. .*torch\.fx\.wrap"
+        ):
             fx.symbolic_trace(module)

@@ -19,7 +19,8 @@ class Watch(TorchDispatchMode):
         if func.overloadpacket.__name__ not in UNWATCHED and not func.is_view:
             for x in made if isinstance(made, (tuple, list)) else (made,):
                 if isinstance(x, torch.Tensor) and x.is_floating_point() and not x.isfinite().all():
-                    raise FloatingPointError(f"NaN or infinity made by {func}")
+                    msg = f"NaN or infinity made by {func}"
+                    raise FloatingPointError(msg)
         return made
 
 
