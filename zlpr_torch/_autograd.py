@@ -61,7 +61,7 @@ class KernelLoss(torch.autograd.Function):
             options = _joined(tensors, ctx.numbers)
         threshold = options.threshold if ctx.needs_input_grad[6] else None
         if torch.is_grad_enabled():
-            wrt = [x for x, needed in ((input, ctx.needs_input_grad[4]), (threshold, threshold is not None)) if needed]
+            wrt = ([input] if ctx.needs_input_grad[4] else []) + ([] if threshold is None else [threshold])
             gradients = differentiable_gradients(upstream, input, target, options, axes, reduction, wrt)
             in_input = gradients[0] if ctx.needs_input_grad[4] else None
             return None, None, None, None, in_input, None, None if threshold is None else gradients[-1]

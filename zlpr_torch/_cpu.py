@@ -10,6 +10,7 @@ was not enough by the core.
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -90,9 +91,7 @@ def forward_terms(input: Tensor, target: Tensor, options: Options, axes: Shape) 
     return positive, negative
 
 
-def backward_terms(
-    upstreams: tuple[Tensor, Tensor], input: Tensor, target: Tensor, options: Options, axes: Shape
-) -> Tensor:
+def backward_terms(upstreams: Sequence[Tensor], input: Tensor, target: Tensor, options: Options, axes: Shape) -> Tensor:
     """The gradient. Nothing is kept for it: that of each half would be an array of its own."""
     upstream = torch.stack([half.reshape(-1) for half in upstreams], 1)
     return layout_of(input.dim(), axes).cells(

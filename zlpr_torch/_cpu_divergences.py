@@ -66,6 +66,7 @@ class _Sweep:
     def __init__(self, call: PairCall, inputs: Inputs, upstream: Any, wanted: Wanted) -> None:
         self.call, self.inputs, self.upstream = call, inputs, upstream
         self.dtype = torch.float64 if torch.float64 in (inputs.p.dtype, inputs.q.dtype) else torch.float32
+        self.factor = call.scale * call.share  # of a gradient in the scaled logits
         self.wanted = wanted if upstream is not None else (False, False)
         self.gradients = [x.new_empty(x.shape) if w else None for x, w in zip(inputs[:2], self.wanted, strict=True)]
         count, classes = inputs.p.shape
@@ -88,13 +89,14 @@ class _Sweep:
             loss = self.loss(logits, inputs, None if whole is None else 0.5 * each)
             if loss is not None:
                 values.add_(loss.losses, alpha=0.5)
-            if whole is not None:
-                memory = whole[rows] if whole.dtype == self.dtype else gradient
-                torch.mul(gradient, each * (self.call.scale * self.call.share), out=memory)
-                if loss is not None:
-                    memory.add_(loss.gradient)
-                if memory is gradient:
-                    whole[rows] = memory
+            if whole is None or gradient is None:
+                continue
+            in_place = whole.dtype == self.dtype
+            made = torch.mul(gradient, each * self.factor, out=whole[rows] if in_place else gradient)
+            if loss is not None:
+                made.add_(loss.gradient)
+            if not in_place:
+                whole[rows] = made
         self.values[rows] = values
 
     def loss(self, logits: Tensor, inputs: Inputs, upstream: Any) -> Sweep | None:
