@@ -20,7 +20,7 @@ by_function = pytest.mark.parametrize("function", CLOSED.values(), ids=CLOSED)
 
 def drawn(*shape, dtype=torch.float32):
     generator = torch.Generator().manual_seed(len(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 HARD, SOFT = drawn(*SHAPE) > 1.5, drawn(*SHAPE).sigmoid()

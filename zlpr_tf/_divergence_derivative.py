@@ -1,0 +1,54 @@
+"""The divergences in a graph of TensorFlow, with their gradients in both logit vectors in closed form.
+
+Left to itself, TensorFlow keeps dozens of arrays of the logits' size for the gradient.
+"""
+
+from typing import Any
+
+from keras import backend, ops
+
+from zlpr_core._divergences import Divergence
+from zlpr_core._options import Options
+from zlpr_core._pairs import read_pair
+from zlpr_core._typing import Axis
+
+from . import _derivative
+from ._namespace import xp
+
+if backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+
+def divergence(
+    kind: Divergence,
+    p: Any,
+    q: Any,
+    axis: Axis,
+    where: Any,
+    scale: Any,
+    threshold: Any = 0.0,
+    names: tuple[str, str] = ("p_logits", "q_logits"),
+) -> Any:
+    """One value an example."""
+
+    def pair(s: Any, u: Any) -> Any:
+        return read_pair(s, u, axis, Options(where, threshold=threshold), scale, names, xp=xp)
+
+    is_learned = any(hasattr(option, "dtype") for option in (scale, threshold))  # the rule has none for these
+    if is_learned or not _derivative.is_in_graph():
+        return kind.value(pair(p, q), xp=xp)
+
+    @tf.custom_gradient
+    def values(s: Any, u: Any) -> Any:
+        read = pair(s, u)
+
+        def backward(upstream: Any) -> tuple[Any, Any]:
+            each = upstream
+            for a in sorted(read.axes):
+                each = ops.expand_dims(each, a)
+            in_p, in_q = kind.gradients(pair(s, u), xp=xp)
+            return ops.cast(in_p * each, s.dtype), ops.cast(in_q * each, u.dtype)
+
+        return kind.value(read, xp=xp), backward
+
+    return values(p, q)
