@@ -7,7 +7,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import keras
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def keras_function(function: Callable[P, R]) -> Callable[P, R]:
@@ -18,7 +19,8 @@ def keras_function(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not any(isinstance(value, keras.KerasTensor) for value in (*args, *kwargs.values())):
             return function(*args, **kwargs)
-        return _applied(call, signature(function).bind(*args, **kwargs).arguments)
+        outputs: R = _applied(call, signature(function).bind(*args, **kwargs).arguments)
+        return outputs
 
     return call
 
