@@ -14,7 +14,6 @@ R = TypeVar("R")
 def keras_function(function: Callable[P, R]) -> Callable[P, R]:
     """``function``, known to ``load_model`` without ``custom_objects``, and applicable to symbolic tensors."""
 
-    @keras.saving.register_keras_serializable(package="zlpr")
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not any(isinstance(value, keras.KerasTensor) for value in (*args, *kwargs.values())):
@@ -22,6 +21,7 @@ def keras_function(function: Callable[P, R]) -> Callable[P, R]:
         outputs: R = _applied(call, signature(function).bind(*args, **kwargs).arguments)
         return outputs
 
+    keras.saving.register_keras_serializable(package="zlpr")(call)
     return call
 
 
