@@ -1,10 +1,10 @@
 """Two logit vectors as the divergences compare them: scaled, finite, and 0 where masked."""
 
-from math import inf, nan
+from math import nan
 from typing import Any, NamedTuple
 
 from ._checks import check_floating, check_positive, check_same_shape, class_axes
-from ._namespace import compute_dtype
+from ._namespace import compute_dtype, largest
 from ._options import Options
 from ._reduce import spread_nan
 from ._terms import keep, subtract
@@ -36,7 +36,8 @@ def read_pair(
     wide = compute_dtype(p.dtype, xp=xp), compute_dtype(q.dtype, xp=xp)
     dtype = xp.float64 if xp.float64 in wide else xp.float32
     s, u = keep(xp.astype(p, dtype), where, xp=xp), keep(xp.astype(q, dtype), where, xp=xp)
-    p_infinite, q_infinite, differ = abs(s) == inf, abs(u) == inf, s != u
+    most = largest(dtype, xp=xp)
+    p_infinite, q_infinite, differ = abs(s) > most, abs(u) > most, s != u
     s, u = _finite(s, xp=xp), _finite(u, xp=xp)
     x, x_lost = _scaled(s, threshold, where, scale, xp=xp)
     y, y_lost = _scaled(u, threshold, where, scale, xp=xp)
@@ -67,8 +68,8 @@ def movable(gradient: Any, pair: Pair, /, *, xp: Namespace) -> Any:
 
 def _finite(logits: Any, *, xp: Namespace) -> Any:
     """A number at which every exponential saturates stands in for an infinite logit."""
-    far = float(xp.finfo(logits.dtype).max) / 16
-    return xp.where(logits == inf, far, xp.where(logits == -inf, -far, logits))
+    most = largest(logits.dtype, xp=xp)
+    return xp.where(logits > most, most / 16, xp.where(logits < -most, -most / 16, logits))
 
 
 def _scaled(z: Any, threshold: Any, where: Any, scale: float, *, xp: Namespace) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 from ._logistic import exp_minus_one, sigmoids
+from ._namespace import largest
 from ._pairs import Pair, movable
 from ._reduce import Terms, log1p_sum_exp, softmax_weight, spread_nan, sum_exp
 from ._terms import keep, subtract
@@ -38,7 +39,7 @@ def regret(pair: Pair, *, xp: Extended) -> Any:
     impossible = xp.max(xp.where(pair.q_infinite & pair.differ, 1.0, 0.0 * read.weight), axis=axes, keepdims=True) > 0
     # The value of the centred way, whose derivatives would be off by up to 7e-4 in float32, with the derivatives of
     # the direct way, each of which is a softmax weight.
-    slopes = direct - xp.stop_gradient(xp.where(direct < inf, direct, 0.0))
+    slopes = direct - xp.stop_gradient(xp.where(direct <= largest(direct.dtype, xp=xp), direct, 0.0))
     value = xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)
     value = spread_nan(value, value, xp=xp)
     return xp.where(xp.squeeze(impossible, axis=axes), inf, value)

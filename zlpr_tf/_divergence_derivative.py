@@ -12,8 +12,7 @@ from zlpr_core._options import Options
 from zlpr_core._pairs import read_pair
 from zlpr_core._typing import Axis
 
-from . import _derivative
-from ._namespace import xp
+from ._namespace import is_in_graph, xp
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -35,7 +34,7 @@ def divergence(
         return read_pair(s, u, axis, Options(where, threshold=threshold), scale, names, xp=xp)
 
     is_learned = any(hasattr(option, "dtype") for option in (scale, threshold))  # the rule has none for these
-    if is_learned or not _derivative.is_in_graph():
+    if is_learned or not is_in_graph():
         return kind.value(pair(p, q), xp=xp)
 
     @tf.custom_gradient

@@ -4,10 +4,11 @@ from typing import Any
 
 from keras import ops
 
-import zlpr_core
+from zlpr_core._divergences import JEFFREYS, KL, REGRET
 from zlpr_core._typing import Axis
 
-from ._namespace import of_shape, xp
+from ._divergence_derivative import divergence
+from ._namespace import of_shape
 from ._symbolic import keras_function
 
 
@@ -51,8 +52,7 @@ def kl_divergence(
         >>> print(ops.convert_to_numpy(divergence).round(4))
         [0.1181]
     """
-    options: Any = {"axis": axis, "where": where, "scale": scale}
-    return zlpr_core.kl_divergence(*_read(p_logits, q_logits), **options, xp=xp)
+    return divergence(KL, *_read(p_logits, q_logits), axis, where, scale)
 
 
 @keras_function
@@ -83,8 +83,7 @@ def symmetric_kl_divergence(
         >>> print(ops.convert_to_numpy(divergence).round(4))
         [0.2385]
     """
-    options: Any = {"axis": axis, "where": where, "scale": scale}
-    return zlpr_core.symmetric_kl_divergence(*_read(p_logits, q_logits), **options, xp=xp)
+    return divergence(JEFFREYS, *_read(p_logits, q_logits), axis, where, scale)
 
 
 @keras_function
@@ -106,8 +105,7 @@ def zlpr_divergence(p_logits: Any, q_logits: Any, *, axis: Axis = -1, where: Any
         >>> print(ops.convert_to_numpy(divergence).round(4))
         [0.1843]
     """
-    options: Any = {"axis": axis, "where": where}
-    return zlpr_core.zlpr_divergence(*_read(p_logits, q_logits), **options, xp=xp)
+    return divergence(REGRET, *_read(p_logits, q_logits), axis, where, 1.0)
 
 
 def _read(p_logits: Any, q_logits: Any) -> tuple[Any, Any]:

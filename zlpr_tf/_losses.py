@@ -10,14 +10,16 @@ from typing import Any
 from keras import backend, ops
 
 import zlpr_core
-from zlpr_core._checks import refuse_sparse, sparse_error
+from zlpr_core._checks import check_positive, refuse_sparse, sparse_error
+from zlpr_core._divergences import JEFFREYS
 from zlpr_core._indices import PAD, check_matrix, indicated
 from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _derivative
-from ._namespace import of_shape, xp
+from ._divergence_derivative import divergence
+from ._namespace import is_in_graph, of_shape, xp
 from ._symbolic import keras_function
 
 
@@ -78,7 +80,7 @@ def zlpr_loss(
     """
     scores, targets, kept = _read(labels, logits, where, label_smoothing, ignore_index)
     options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)
-    if options.are_default and _derivative.is_in_graph():
+    if options.are_default and is_in_graph():
         return _derivative.zlpr(scores, targets, axis)
     return zlpr_core.zlpr(scores, targets, axis=axis, **options.by_name(), xp=xp)
 
@@ -224,9 +226,12 @@ def rdrop_zlpr_loss(
     """
     first, targets, kept = _read(labels, logits1, where, label_smoothing, ignore_index)
     second = of_shape(ops.convert_to_tensor(logits2), first)
-    own: Any = {"alpha": alpha, "scale": scale, "axis": axis}
-    options: Any = {"where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
-    return zlpr_core.rdrop_zlpr(first, second, targets, **own, **options, xp=xp)
+    alpha = 4.0 if alpha is None else alpha
+    check_positive("alpha", alpha, zero=True)
+    apart = divergence(JEFFREYS, first, second, axis, kept, scale, threshold, ("logits1", "logits2"))
+    options: Any = {"axis": axis, "where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
+    losses = zlpr_loss(targets, first, **options) + zlpr_loss(targets, second, **options)
+    return 0.5 * losses + alpha / 4 * apart
 
 
 @keras_function

@@ -6,10 +6,11 @@ import keras
 from keras import ops
 
 from zlpr_core._checks import check_positive
+from zlpr_core._divergences import JEFFREYS
 
 from ._classes import ZLPRLoss
+from ._divergence_derivative import divergence
 from ._keras_internals import mask_of
-from ._losses import rdrop_zlpr_loss
 from ._reduction import kept_cells, reduced
 
 
@@ -79,14 +80,13 @@ class RDropZLPR(keras.Model):
         return (first + second) / 2 + self._divergence(y, y_pred, repeated, sample_weight)
 
     def _divergence(self, y: Any, first: Any, second: Any, sample_weight: Any) -> Any:
-        """The last term of `rdrop_zlpr_loss`. A weight of 0 takes out its losses, as any other may stand in for them."""
+        """The last term of `rdrop_zlpr_loss`."""
         like = self._one_loss()
         passes = [ops.convert_to_tensor(logits, dtype=like.dtype) for logits in (first, second)]
         where = kept_cells(like, y, passes[0], mask_of(first))
-        options: Any = {name: getattr(like, name, None) for name in ("axis", "threshold")}
-        options |= {"alpha": self.alpha, "scale": self.scale, "where": where, "weight": 0.0}
-        divergence = rdrop_zlpr_loss(ops.zeros_like(passes[0], dtype="bool"), *passes, **options)
-        return reduced(divergence, where, like, sample_weight)
+        axis, threshold = getattr(like, "axis", None), getattr(like, "threshold", None)
+        apart = divergence(JEFFREYS, *passes, axis, where, self.scale, threshold)
+        return reduced(self.alpha / 4 * apart, where, like, sample_weight)
 
     def _one_loss(self) -> keras.losses.Loss:
         losses = keras.tree.flatten(self.loss)
