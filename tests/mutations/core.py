@@ -7,6 +7,7 @@ TESTS = ("conformance", "frameworks/core")
 CHECKS, DECODING, NAMESPACE = (f"zlpr_core/_{name}.py" for name in ("checks", "decoding", "namespace"))
 DIVERGENCES, INDICES, LOGISTIC = (f"zlpr_core/_{name}.py" for name in ("divergences", "indices", "logistic"))
 LOSSES, OPTIONS, REDUCE = (f"zlpr_core/_{name}.py" for name in ("losses", "options", "reduce"))
+BERNOULLI, PAIRS, REGRET = (f"zlpr_core/_{name}.py" for name in ("bernoulli", "pairs", "regret"))
 TARGETS, TERMS, UNSHIFTED = (f"zlpr_core/_{name}.py" for name in ("targets", "terms", "unshifted"))
 
 ROUNDING = {  # every use of `lost`, the rounding error of subtracting a threshold
@@ -27,11 +28,12 @@ ROUNDING = {  # every use of `lost`, the rounding error of subtracting a thresho
     "lost: gap, forgotten in y": Mutant(LOGISTIC, "sigmoids(y, lost[1], xp=xp)", "sigmoids(y, xp=xp)"),
     "lost: gap, of the other in x": Mutant(LOGISTIC, "sigmoids(x, lost[0], xp=xp)", "sigmoids(x, lost[1], xp=xp)"),
     "lost: gap, of the other in y": Mutant(LOGISTIC, "sigmoids(y, lost[1], xp=xp)", "sigmoids(y, lost[0], xp=xp)"),
-    "lost: forgotten in R-Drop": Mutant(DIVERGENCES, "logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp)", "logistic_gap(pair.x, pair.y, pair.gap, xp=xp)"),
-    "lost: not scaled": Mutant(DIVERGENCES, "else scale * keep(lost, where, xp=xp)", "else keep(lost, where, xp=xp)"),
-    "lost: sign where scaled": Mutant(DIVERGENCES, "else scale * keep(lost, where, xp=xp)", "else -scale * keep(lost, where, xp=xp)"),
-    "lost: regret, shift, sign": Mutant(DIVERGENCES, "(1 + terms.lost + lost)", "(1 + terms.lost - lost)"),
-    "lost: regret, shift, forgotten": Mutant(DIVERGENCES, "(1 + terms.lost + lost)", "(1 + terms.lost)"),
+    "lost: forgotten in R-Drop": Mutant(BERNOULLI, "cells = logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp)", "cells = logistic_gap(pair.x, pair.y, pair.gap, xp=xp)"),
+    "lost: not scaled": Mutant(PAIRS, "else scale * keep(lost, where, xp=xp)", "else keep(lost, where, xp=xp)"),
+    "lost: sign where scaled": Mutant(PAIRS, "else scale * keep(lost, where, xp=xp)", "else -scale * keep(lost, where, xp=xp)"),
+    "lost: of the other logits": Mutant(PAIRS, "(x_lost, y_lost)", "(y_lost, x_lost)"),
+    "lost: regret, shift, sign": Mutant(REGRET, "(1 + terms.lost + lost)", "(1 + terms.lost - lost)"),
+    "lost: regret, shift, forgotten": Mutant(REGRET, "(1 + terms.lost + lost)", "(1 + terms.lost)"),
 }  # fmt: skip
 
 MUTANTS = ROUNDING | {
@@ -69,14 +71,14 @@ MUTANTS = ROUNDING | {
     "infinite logits meet": Mutant(REDUCE, "xp.where(terms.logit > far, far,", "xp.where(terms.logit > far, inf,"),
     "softmax without the one": Mutant(REDUCE, "/ (1 + total.rest)", "/ total.rest"),
     # --- the public losses
-    "swap the sign of the gradient": Mutant(LOSSES, "negative - positive, 0.0", "positive - negative, 0.0"),
-    "gradient in the dtype that computes": Mutant(LOSSES, "read.xp.astype(read.xp.where(read.movable, negative - positive, 0.0), logits.dtype)", "read.xp.where(read.movable, negative - positive, 0.0)"),
+    "swap the sign of the gradient": Mutant(LOSSES, "-positive, 0.0), read.xp.where(read.movable, negative, 0.0)", "positive, 0.0), read.xp.where(read.movable, -negative, 0.0)"),
+    "gradient in the dtype that computes": Mutant(LOSSES, "infer(xp, logits=logits, targets=targets).astype(negative + positive, logits.dtype)", "negative + positive"),
     "curvature without its square": Mutant(LOSSES, "positive * (1 - positive) +", "positive +"),
     "half the entropy": Mutant(LOSSES, "= 2 * xp.squeeze", "= xp.squeeze"),
     "one half only": Mutant(LOSSES, "loss: ArrayT = positive + negative", "loss: ArrayT = positive"),
     "weight lost on the way of class ids": Mutant(LOSSES, 'options: Any = {"weight": weight,', 'options: Any = {"weight": None,'),
     # --- options and checks
-    "a threshold alone is the default": Mutant(OPTIONS, "and pos_weight is None and _is_zero(threshold)", "and pos_weight is None"),
+    "a threshold alone is the default": Mutant(OPTIONS, "and pos_weight is None and is_zero(threshold)", "and pos_weight is None"),
     "options of any shape": Mutant(OPTIONS, "if not broadcasts(tuple(array.shape), tuple(logits.shape))", "if False"),
     "options of any kind": Mutant(OPTIONS, "if not _has_kind(array, kinds, xp=xp)", "if False"),
     "targets broadcast": Mutant(CHECKS, "if not same_shape(logits.shape, targets.shape)", "if False"),
@@ -99,17 +101,21 @@ MUTANTS = ROUNDING | {
     "σ(s) for σ(2s)": Mutant(DECODING, "2.0 if scale is None else scale", "1.0 if scale is None else scale"),
     "predict at the threshold": Mutant(DECODING, "margin > 0", "margin >= 0"),
     # --- divergences
-    "first order left in KL": Mutant(DIVERGENCES, "exp_minus_line(r * off, xp=xp)", "exp_minus_line(r, xp=xp)"),
+    "first order left in KL": Mutant(BERNOULLI, "exp_minus_line(r * off, xp=xp)", "exp_minus_line(r, xp=xp)"),
     "fewer terms": Mutant(LOGISTIC, "(13, 11, 9, 7, 5, 3)", "(7, 5, 3)"),
     "one kind of gap for both signs": Mutant(LOGISTIC, "return xp.where(is_larger, -x_on * y_off * larger, x_off * y_on * smaller)", "return -x_on * y_off * xp.expm1(-gap)"),
-    "scale in the probabilities only": Mutant(DIVERGENCES, "_Pair(x, y, scale * (s - u),", "_Pair(x, y, (s - u),"),
-    "impossible is finite": Mutant(DIVERGENCES, "xp.where(pair.only_q_infinite, inf, cells)", "cells"),
-    "agreeing infinities cost": Mutant(DIVERGENCES, "(abs(u) > most) & (s != u)", "abs(u) > most"),
+    "scale in the probabilities only": Mutant(PAIRS, "return Pair(x, y, scale * (s - u),", "return Pair(x, y, (s - u),"),
+    "gap rounded by the threshold": Mutant(PAIRS, "return Pair(x, y, scale * (s - u),", "return Pair(x, y, x - y,"),
+    "threshold of the first logits only": Mutant(PAIRS, "_scaled(u, threshold, where,", "_scaled(u, 0.0, where,"),
+    "masked cells apart": Mutant(PAIRS, "keep(xp.astype(q, dtype), where, xp=xp)", "xp.astype(q, dtype)"),
+    "the first logits' dtype computes": Mutant(PAIRS, "if xp.float64 in wide", "if xp.float64 == wide[0]"),
+    "impossible is finite": Mutant(BERNOULLI, "xp.where(pair.q_infinite & pair.differ, inf, cells)", "cells"),
+    "agreeing infinities cost": Mutant(PAIRS, "abs(u) > most, s != u", "abs(u) > most, s == s"),
     "twice the agreement": Mutant(DIVERGENCES, "(alpha / 4)", "(alpha / 2)"),
-    "R-Drop's divergence at another threshold": Mutant(DIVERGENCES, "options = Options(where, weight, pos_weight, threshold)\n    pair = _pair(logits1, logits2, axis, options,", "options = Options(where, weight, pos_weight, threshold)\n    pair = _pair(logits1, logits2, axis, Options(where),"),
-    "regret without its centre": Mutant(DIVERGENCES, "_centred(regret, xp.where(near, mean, 0.0), near", "_centred(regret, 0.0 * mean, near"),
-    "regret by three logarithms": Mutant(DIVERGENCES, "xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)", "direct"),
-    "masked labels weigh in the regret": Mutant(DIVERGENCES, "share = keep(1 / (1 + tail * tail), pair.where, xp=xp)", "share = 1 / (1 + tail * tail)"),
+    "R-Drop's divergence at another threshold": Mutant(DIVERGENCES, "pair = read_pair(logits1, logits2, axis, options,", "pair = read_pair(logits1, logits2, axis, Options(where),"),
+    "regret without its centre": Mutant(REGRET, "_centred(read, xp.where(near, mean, 0.0), near", "_centred(read, 0.0 * mean, near"),
+    "regret by three logarithms": Mutant(REGRET, "xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)", "direct"),
+    "masked labels weigh in the regret": Mutant(REGRET, "share = keep(1 / (1 + tail * tail), pair.where, xp=xp)", "share = 1 / (1 + tail * tail)"),
     # --- sums without a shift
     "sums out of range pass": Mutant(UNSHIFTED, "(positive < most) & (negative < most)", "(positive == positive) & (negative == negative)"),
     "unshifted gradient the wrong way": Mutant(UNSHIFTED, "-1 / (1 + sums.positive.rest)", "1 / (1 + sums.positive.rest)"),

@@ -5,27 +5,55 @@ from mutations import Mutant
 FIRST = tuple(f"conformance/test_{name}.py" for name in ("derivatives", "options"))
 TESTS = ("conformance", "frameworks/jax")
 DERIVATIVE, LOSSES, NAMESPACE = (f"zlpr_jax/_{name}.py" for name in ("derivative", "losses", "namespace"))
-REGRET_FILE = "zlpr_core/_divergences.py"
+PAIR_DERIVATIVE = "zlpr_jax/_divergence_derivative.py"
+BERNOULLI, PAIRS, REGRET_FILE = (f"zlpr_core/_{name}.py" for name in ("bernoulli", "pairs", "regret"))
 JAX = ("frameworks/jax",)
 DERIVATIVES, EDGES, OPTIONS = (
     ("conformance/test_derivatives.py",),
     ("conformance/test_edges.py",),
     ("conformance/test_options.py",),
 )
-REGRET, SPARSE, VALUES = (
+DIVERGENCES, ROUNDED, SPARSE, VALUES = (
+    ("conformance/test_divergences.py",),
     ("conformance/test_rounding.py",),
     ("conformance/test_sparse.py",),
     ("conformance/test_values.py",),
 )
 
 ROUNDING = {
-    "lost: regret, positive, sign": Mutant(REGRET_FILE, "Terms(falling, share, falling_lost)", "Terms(falling, share, -falling_lost)", REGRET),
-    "lost: regret, positive, forgotten": Mutant(REGRET_FILE, "Terms(falling, share, falling_lost)", "Terms(falling, share, 0 * falling_lost)", REGRET),
-    "lost: regret, negative, sign": Mutant(REGRET_FILE, "Terms(rising, share, rising_lost)", "Terms(rising, share, -rising_lost)", REGRET),
-    "lost: regret, negative, forgotten": Mutant(REGRET_FILE, "Terms(rising, share, rising_lost)", "Terms(rising, share, 0 * rising_lost)", REGRET),
+    "lost: regret, positive, sign": Mutant(REGRET_FILE, "Terms(falling, share, falling_lost)", "Terms(falling, share, -falling_lost)", ROUNDED),
+    "lost: regret, positive, forgotten": Mutant(REGRET_FILE, "Terms(falling, share, falling_lost)", "Terms(falling, share, 0 * falling_lost)", ROUNDED),
+    "lost: regret, negative, sign": Mutant(REGRET_FILE, "Terms(rising, share, rising_lost)", "Terms(rising, share, -rising_lost)", ROUNDED),
+    "lost: regret, negative, forgotten": Mutant(REGRET_FILE, "Terms(rising, share, rising_lost)", "Terms(rising, share, 0 * rising_lost)", ROUNDED),
+    "lost: agreement, forgotten in both slopes": Mutant(BERNOULLI, "apart = logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp)", "apart = logistic_gap(pair.x, pair.y, pair.gap, xp=xp)", ROUNDED),
+    "lost: agreement, forgotten in the first slope": Mutant(BERNOULLI, "_slope(pair.x, pair.lost[0], xp=xp) * pair.gap + apart", "_slope(pair.x, None, xp=xp) * pair.gap + apart", ROUNDED),
+    "lost: agreement, of the other in the second slope": Mutant(BERNOULLI, "_slope(pair.y, pair.lost[1], xp=xp)", "_slope(pair.y, pair.lost[0], xp=xp)", ROUNDED),
 }  # fmt: skip
 
-MUTANTS = ROUNDING | {
+CLOSED = {  # the divergences' derivatives in closed form, the core's and what JAX makes of them
+    "KL: slope forgotten": Mutant(BERNOULLI, "in_p = _slope(pair.x, pair.lost[0], xp=xp) * pair.gap\n", "in_p = pair.gap\n", DIVERGENCES),
+    "KL: gap forgotten": Mutant(BERNOULLI, "in_p = _slope(pair.x, pair.lost[0], xp=xp) * pair.gap\n", "in_p = _slope(pair.x, pair.lost[0], xp=xp)\n", DIVERGENCES),
+    "KL: sign of the second": Mutant(BERNOULLI, "in_q = -logistic_gap(", "in_q = logistic_gap(", DIVERGENCES),
+    "agreement: gap forgotten": Mutant(BERNOULLI, "_slope(pair.x, pair.lost[0], xp=xp) * pair.gap + apart", "_slope(pair.x, pair.lost[0], xp=xp) + apart", DIVERGENCES),
+    "agreement: sign of the second": Mutant(BERNOULLI, "in_q = -(_slope(", "in_q = (_slope(", DIVERGENCES),
+    "agreement: slope of the other": Mutant(BERNOULLI, "_slope(pair.y, pair.lost[1], xp=xp)", "_slope(pair.x, pair.lost[0], xp=xp)", DIVERGENCES),
+    "regret: sign of the second": Mutant(REGRET_FILE, "movable(negative - positive, pair", "movable(positive - negative, pair", DIVERGENCES),
+    "regret: half the first": Mutant(REGRET_FILE, "in_p = 2 * (off *", "in_p = (off *", DIVERGENCES),
+    "regret: floor forgotten": Mutant(REGRET_FILE, "floor = read.weight / read.total", "floor = 0 * read.weight", DIVERGENCES),
+    "regret: σ(x) for σ(2x)": Mutant(REGRET_FILE, "sigmoids(2 * pair.x,", "sigmoids(pair.x,", DIVERGENCES),
+    "slopes of the scaled logits": Mutant(PAIRS, "nan, pair.scale * gradient)", "nan, gradient)", DIVERGENCES),
+    "infinite logits move": Mutant(PAIRS, "xp.where(pair.p_infinite | pair.q_infinite, 0.0, xp.where(spoiled, nan, pair.scale * gradient))", "xp.where(spoiled, nan, pair.scale * gradient)", DIVERGENCES),
+    "beside an infinite logit the other moves": Mutant(PAIRS, "xp.where(pair.p_infinite | pair.q_infinite, 0.0,", "xp.where(pair.p_infinite & pair.q_infinite, 0.0,", DIVERGENCES),
+    "a NaN stays in its slope": Mutant(PAIRS, "xp.where(spoiled, nan, pair.scale", "xp.where(is_nan > 0, nan, pair.scale", DIVERGENCES),
+    "slopes dropped": Mutant(PAIR_DERIVATIVE, "value_dot = value_dot + jnp.sum(", "value_dot = value_dot + 0 * jnp.sum(", DIVERGENCES),
+    "second slope dropped": Mutant(PAIR_DERIVATIVE, "if not isinstance(dot, SymbolicZero):", "if not isinstance(dot, SymbolicZero) and dot is tangents[0]:", DIVERGENCES),
+    "slopes summed over all axes": Mutant(PAIR_DERIVATIVE, "dot.astype(gradient.dtype), axis=pair.axes)", "dot.astype(gradient.dtype))", (*DIVERGENCES, *JAX)),
+    "second order dropped": Mutant(PAIR_DERIVATIVE, "return _unshared(*primals), tangents[0]", "return _unshared(*primals), jax.tree.map(jnp.zeros_like, tangents[0])", DIVERGENCES),
+    "tangent of threshold and scale dropped": Mutant(PAIR_DERIVATIVE, "value_dot = _dot_of_arrays(fixed, primals, tangents[2], jnp.zeros_like(value))", "value_dot = jnp.zeros_like(value)", (*DIVERGENCES, *JAX)),
+    "tangent of threshold and scale where they do not move": Mutant(PAIR_DERIVATIVE, "{**arrays, **moved}", "{**moved, **arrays}", (*DIVERGENCES, *JAX)),
+}  # fmt: skip
+
+MUTANTS = ROUNDING | CLOSED | {
     # --- arguments on their way
     "weight and pos_weight swapped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)", "Options.of(scores, kept, pos_weight, weight, threshold, xp=xp)", OPTIONS),
     "mask dropped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)", "Options.of(scores, None, weight, pos_weight, threshold, xp=xp)", OPTIONS),
@@ -34,11 +62,11 @@ MUTANTS = ROUNDING | {
     "class ids: one beyond the last wraps": Mutant(NAMESPACE, '.set(True, mode="drop")', ".set(True, mode=\"clip\")", SPARSE),
     "tracers are readable": Mutant(NAMESPACE, "if isinstance(x, jax.core.Tracer):\n        return False", "if isinstance(x, jax.core.Tracer):\n        return True", SPARSE),
     "options keep their rank": Mutant(NAMESPACE, "x[(None,) * (rank - x.ndim)]", "x", JAX),
-    "a NaN of a divergence stays in its cell": Mutant(REGRET_FILE, "return spread_nan(total, total, xp=xp)", "return total", EDGES),
+    "a NaN of a divergence stays in its cell": Mutant(PAIRS, "return spread_nan(values, values, xp=xp)", "return values", (*EDGES, *DIVERGENCES)),
     # --- the derivative
     "gradient of the other sign": Mutant(DERIVATIVE, "negative - positive, 0.0)", "positive - negative, 0.0)", OPTIONS),
     "gradient in the dtype of the logits": Mutant(DERIVATIVE, "slopes * logits_dot.astype(slopes.dtype)", "slopes.astype(logits_dot.dtype) * logits_dot", (*VALUES, *JAX)),
-    "gradient of masked logits": Mutant(DERIVATIVE, 'is_movable(logits, arrays.get("where"), xp=xp)', "is_movable(logits, None)", (*OPTIONS, *EDGES)),
+    "gradient of masked logits": Mutant(DERIVATIVE, 'is_movable(logits, arrays.get("where"), xp=xp)', "is_movable(logits, None, xp=xp)", (*OPTIONS, *EDGES)),
     "tangent summed over all axes": Mutant(DERIVATIVE, "logits_dot.astype(slopes.dtype), axis=fixed.axes)", "logits_dot.astype(slopes.dtype))", DERIVATIVES),
     "no derivative in the options": Mutant(DERIVATIVE, "losses_dot = _dot_of_arrays(fixed, logits, arrays, arrays_dot)", "losses_dot = 0.0", DERIVATIVES),
     "derivative in the options only": Mutant(DERIVATIVE, "losses_dot = losses_dot + jnp.sum(", "losses_dot = losses_dot + 0 * jnp.sum(", VALUES),

@@ -5,6 +5,7 @@ from mutations import Mutant
 FIRST = tuple(f"conformance/test_{name}.py" for name in ("derivatives", "options", "edges"))
 TESTS = ("conformance", "frameworks/torch")
 AUTOGRAD, CPU, DISPATCH, FORMULA = (f"zlpr_torch/_{name}.py" for name in ("autograd", "cpu", "dispatch", "formula"))
+CPU_DIVERGENCES, CPU_PAIRS = (f"zlpr_torch/_cpu_{name}.py" for name in ("divergences", "pairs"))
 LAYOUT, LOSSES, OPS, REDUCTION = (f"zlpr_torch/_{name}.py" for name in ("layout", "losses", "ops", "reduction"))
 FUNCTIONS, KERNELS, WAYS = (
     (f"frameworks/torch/test_{name}.py",) for name in ("torch", "torch_kernels", "torch_dispatch")
@@ -14,6 +15,7 @@ OPTIONS, EDGES, VALUES = (
     ("conformance/test_edges.py",),
     ("conformance/test_values.py",),
 )
+PAIRED, BLOCKWISE = ("conformance/test_divergences.py",), ("frameworks/torch/test_torch_pairs.py",)
 
 MUTANTS = {
     # --- arguments on their way
@@ -34,12 +36,21 @@ MUTANTS = {
     "kernel though the options have gradients": Mutant(DISPATCH, "return any(_is_for_formula(x) for x in (target, *options))", "return _is_for_formula(target)", ("conformance/test_derivatives.py", *WAYS)),
     "kernel though the targets have gradients": Mutant(DISPATCH, "return _is_for_formula(target)\n", "return False\n", ("conformance/test_derivatives.py", *WAYS)),
     "impl ignored": Mutant(DISPATCH, 'if impl == "plain" or _needs_formula', "if _needs_formula", WAYS),
-    "ops in exported programs": Mutant(DISPATCH, "or (in_graph and _is_exporting()):", "or False:", WAYS),
+    "ops in exported programs": Mutant(DISPATCH, "or (torch.compiler.is_compiling() and _is_exporting()):", "or False:", WAYS),
     # --- autograd around the kernels
     "second order of a constant": Mutant(AUTOGRAD, "if torch.is_grad_enabled():", "if False:", ("conformance/test_derivatives.py",)),
     "batched upstream to the kernel": Mutant(AUTOGRAD, "or _torch_internals.is_batched(upstream)\n", "", FUNCTIONS),
-    "residuals used twice": Mutant(AUTOGRAD, "residuals, ctx.residuals = ctx.residuals, None", "residuals = ctx.residuals", (*KERNELS, *FUNCTIONS)),
-    "options lost for backward": Mutant(AUTOGRAD, "ctx.numbers = [None if isinstance(x, Tensor) else x for x in options]", "pass", (*OPTIONS, *WAYS)),
+    "residuals used twice": Mutant(AUTOGRAD, "residuals, ctx.residuals = ctx.residuals, None\n            gradient =", "residuals = ctx.residuals\n            gradient =", (*KERNELS, *FUNCTIONS)),
+    "residuals used twice, of two logits": Mutant(AUTOGRAD, "residuals, ctx.residuals = ctx.residuals, None\n            gradients =", "residuals = ctx.residuals\n            gradients =", BLOCKWISE),
+    "options lost for backward": Mutant(AUTOGRAD, "ctx.numbers = [None if isinstance(x, Tensor) else x for x in options]\n            tensors", "pass\n            tensors", (*OPTIONS, *WAYS)),
+    "numbers lost for backward, of two logits": Mutant(AUTOGRAD, "ctx.numbers = [None if isinstance(x, Tensor) else x for x in options]\n        ctx.save_for_backward(p,", "ctx.numbers = [None] * 4\n        ctx.save_for_backward(p,", (*PAIRED, *BLOCKWISE)),
+    "numbers lost for backward, of halves": Mutant(AUTOGRAD, "ctx.axes, ctx.numbers = axes, [None if isinstance(x, Tensor) else x for x in options]", "ctx.axes, ctx.numbers = axes, [None] * 4", (*OPTIONS, "conformance/test_derivatives.py", *FUNCTIONS, *BLOCKWISE)),
+    "upstream gradients of the other half": Mutant(AUTOGRAD, "_cpu.backward_terms)(upstreams, input", "_cpu.backward_terms)(upstreams[::-1], input", BLOCKWISE),
+    "second order of a constant, of halves": Mutant(AUTOGRAD, "is_seen = torch.is_grad_enabled() or any(", "is_seen = any(", (*FUNCTIONS, *BLOCKWISE)),
+    "second order of a constant, of two logits": Mutant(AUTOGRAD, "if kernel is None or torch.is_grad_enabled() or _is", "if kernel is None or _is", PAIRED),
+    "batched upstream to the kernel of two logits": Mutant(AUTOGRAD, "or torch.is_grad_enabled() or _is_seen_through(upstream):", "or torch.is_grad_enabled():", (*FUNCTIONS, *BLOCKWISE)),
+    "learned threshold: sign": Mutant(AUTOGRAD, "else -gradient.sum_to_size(", "else gradient.sum_to_size(", BLOCKWISE),
+    "learned threshold beside half precision": Mutant(DISPATCH, "is_learned = wide and type", "is_learned = type", BLOCKWISE),
     "numbers lost for backward": Mutant(AUTOGRAD, "[n if x is None else x for x, n in", "[x for x, n in", (*OPTIONS, *WAYS)),
     "op: residuals of another op": Mutant(OPS, "ctx.save_for_backward(output[1], input, target, mask, weight, pos_weight, threshold)", "ctx.save_for_backward(output[1] * 2, input, target, mask, weight, pos_weight, threshold)", WAYS),
     "op: a gradient in the options, silently": Mutant(OPS, "if any(ctx.needs_input_grad[1:]):", "if False:", WAYS),
@@ -53,10 +64,10 @@ MUTANTS = {
     "gradient on other axes": Mutant(LAYOUT, ".movedim(self.last, self.axes)", "", FUNCTIONS),
     # --- the kernel of the CPU
     "cpu: bytes of a bool tensor": Mutant(CPU, "return flags.view(torch.uint8).clamp(max=1)", "return flags.view(torch.uint8)", ("frameworks/torch/test_torch_given.py",)),
-    "cpu: a product beyond the range": Mutant(CPU, "torch.log1p(positive_sum).add_(torch.log1p(negative_sum))", "torch.log1p(torch.addcmul(positive_sum, negative_sum, positive_sum + one))", ("frameworks/torch/test_torch_silence.py",)),
-    "cpu: gradient of the other sign": Mutant(CPU, "each / (positive_sum + one), value=-1)", "each / (positive_sum + one), value=1)", VALUES),
-    "cpu: no one in the positive half": Mutant(CPU, "negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / (positive_sum + one)", "negative.mul_(each / (negative_sum + one)).addcmul_(positive, each / positive_sum", VALUES),
-    "cpu: no one in the negative half": Mutant(CPU, "negative.mul_(each / (negative_sum + one))", "negative.mul_(each / negative_sum)", VALUES),
+    "cpu: a product beyond the range": Mutant(CPU, "= self.joined(torch.log1p(positive_sum), torch.log1p(negative_sum))", "= torch.log1p(torch.addcmul(positive_sum, negative_sum, positive_sum + one))", ("frameworks/torch/test_torch_silence.py",)),
+    "cpu: gradient of the other sign": Mutant(CPU, "in_positive / (positive_sum + one), value=-1)", "in_positive / (positive_sum + one), value=1)", VALUES),
+    "cpu: no one in the positive half": Mutant(CPU, "in_positive / (positive_sum + one)", "in_positive / positive_sum", VALUES),
+    "cpu: no one in the negative half": Mutant(CPU, "in_negative / (negative_sum + one)", "in_negative / negative_sum", VALUES),
     "cpu: upstream gradient forgotten": Mutant(CPU, "return residuals.mul_(each) if overwrite else residuals * each", "return residuals", KERNELS),
     "cpu: half precision is multiplied": Mutant(CPU, "if residuals is not None and input.dtype in WIDE:", "if residuals is not None:", FUNCTIONS),
     "cpu: mean forgotten in the gradient": Mutant(CPU, 'if reduction != "mean":\n        return 1.0', "if True:\n        return 1.0", KERNELS),
@@ -70,8 +81,42 @@ MUTANTS = {
     "cpu: half of an illegal targets": Mutant(CPU, "if least.item() >= 0 and most.item() <= 1:", "if most.item() <= 1:", EDGES),
     "cpu: sums out of range": Mutant(CPU, "if self.count == 0 or losses.max().item() < limit:", "if True:", VALUES),
     "cpu: hard terms, sign": Mutant(CPU, "torch.addcmul(logits, logits, positive, value=-2,", "torch.addcmul(logits, logits, positive, value=2,", VALUES),
-    "cpu: soft terms, the other share": Mutant(CPU, "torch.lerp(negative, _number(0.0, share.dtype), share, out=negative)", "negative.mul_(share)", VALUES),
+    "cpu: soft terms, the other share": Mutant(CPU, "negative, number_tensor(0.0, share.dtype), share,", "number_tensor(0.0, share.dtype), negative, share,", VALUES),
     "cpu: exponentials without digits": Mutant(CPU, "torch.finfo(share.dtype).tiny, 0.0", "0.0, 0.0", (*VALUES, *KERNELS)),
-    "cpu: losses cancel": Mutant(CPU, "torch.log1p(positive_sum).add_(", "torch.log(1 + positive_sum).add_(", VALUES),
+    "cpu: losses cancel": Mutant(CPU, "self.joined(torch.log1p(positive_sum),", "self.joined(torch.log(1 + positive_sum),", VALUES),
     "cpu: only the first rows are recomputed": Mutant(CPU, "for start in range(0, len(redo), self.step):", "for start in range(0, min(len(redo), 1), self.step):", KERNELS),
+    # --- the kernel of two logits: a block
+    "pair: agreement, sign": Mutant(CPU_PAIRS, ".add_(apart).neg_() if wanted[1]", ".add_(apart) if wanted[1]", PAIRED),
+    "pair: agreement, half of a slope": Mutant(CPU_PAIRS, ".mul_(block.gap).add_(apart) if wanted[0]", ".mul_(block.gap) if wanted[0]", PAIRED),
+    "pair: apart without a sign": Mutant(CPU_PAIRS, ".mul_(torch.sign(block.gap, out=fallen))", "", PAIRED),
+    "pair: KL, sign": Mutant(CPU_PAIRS, "apart.neg_() if wanted[1]", "apart if wanted[1]", PAIRED),
+    "pair: KL, all are near": Mutant(CPU_PAIRS, ".lt_(NEAR)", ".lt_(99.0)", PAIRED),
+    "pair: KL, none is near": Mutant(CPU_PAIRS, ".lt_(NEAR)", ".lt_(0.0)", PAIRED),
+    "pair: KL, fewer terms": Mutant(CPU_PAIRS, "torch.float32: 11,", "torch.float32: 6,", PAIRED),
+    "pair: KL, fewer terms in float64": Mutant(CPU_PAIRS, "torch.float64: 19}", "torch.float64: 14}", PAIRED),
+    "pair: KL, the side that cancels more": Mutant(CPU_PAIRS, ".add_(block.x).lt_(0)", ".add_(block.x).ge_(0)", PAIRED),
+    "pair: KL, the other side's σ": Mutant(CPU_PAIRS, "torch.lerp(at.off_x, at.on_x, side,", "torch.lerp(at.on_x, at.off_x, side,", PAIRED),
+    "pair: regret without its centre": Mutant(CPU_PAIRS, ".sum(1, True).div_(total)", ".sum(1, True).mul_(0)", PAIRED),
+    "pair: regret, e^d - 1 cancels": Mutant(CPU_PAIRS, ".lt_(1)", ".lt_(0)", PAIRED),
+    "pair: regret, the one forgotten": Mutant(CPU_PAIRS, "(both[1] - up * down)", "both[1]", PAIRED),
+    "pair: regret, rows far out": Mutant(CPU_PAIRS, "values.masked_fill_(too_far, torch.nan)", "pass", (*PAIRED, *BLOCKWISE)),
+    "pair: regret, all rows are near": Mutant(CPU_PAIRS, "if all(-far <= end <= far for end in ends):", "if True:", (*PAIRED, *BLOCKWISE)),
+    "pair: regret, masked cells": Mutant(CPU_PAIRS, "weight.mul_(block.where)", "pass", (*PAIRED, *BLOCKWISE)),
+    "pair: regret, floor forgotten": Mutant(CPU_PAIRS, "floor = weight.div_(total)", "floor = weight.mul_(0)", PAIRED),
+    "pair: regret, on and off": Mutant(CPU_PAIRS, ".mul_(off).sub_(negative.sub_(floor).mul_(on))", ".mul_(on).sub_(negative.sub_(floor).mul_(off))", PAIRED),
+    # --- the kernel of two logits: all blocks
+    "pair: upstream gradient forgotten": Mutant(CPU_DIVERGENCES, "else gradient.mul_(each) for", "else gradient for", BLOCKWISE),
+    "pair: mean forgotten where recomputed": Mutant(CPU_DIVERGENCES, "each = upstream.reshape(-1, 1) * expected_upstream(call.reduction, labelled, layout, p.shape)", "each = upstream.reshape(-1, 1)", BLOCKWISE),
+    "pair: scale forgotten in the gradient": Mutant(CPU_DIVERGENCES, "self.factor = call.scale * call.share", "self.factor = call.share", BLOCKWISE),
+    "pair: share forgotten in the gradient": Mutant(CPU_DIVERGENCES, "self.factor = call.scale * call.share", "self.factor = call.scale", BLOCKWISE),
+    "pair: share forgotten": Mutant(CPU_DIVERGENCES, "values.mul_(self.call.share)", "pass", (*PAIRED, *BLOCKWISE)),
+    "pair: R-Drop, twice the loss in the gradient": Mutant(CPU_DIVERGENCES, "else 0.5 * each)", "else each)", BLOCKWISE),
+    "pair: no row is recomputed": Mutant(CPU_DIVERGENCES, "if count and not self.values.sum().isfinite():", "if False:", (*PAIRED, *BLOCKWISE)),
+    "pair: no gradient is recomputed": Mutant(CPU_DIVERGENCES, "whole[rows] = gradient.to(whole.dtype)", "pass", (*PAIRED, *BLOCKWISE)),
+    "pair: half precision is multiplied": Mutant(CPU_DIVERGENCES, "if residuals is not None and p.dtype in WIDE and q.dtype in WIDE:", "if residuals is not None:", BLOCKWISE),
+    "pair: half precision of the second is multiplied": Mutant(CPU_DIVERGENCES, "if residuals is not None and p.dtype in WIDE and q.dtype in WIDE:", "if residuals is not None and p.dtype in WIDE:", (*PAIRED, *BLOCKWISE)),
+    "pair: the last block": Mutant(CPU_DIVERGENCES, "for start in range(0, count, step):", "for start in range(0, count - step + 1, step):", BLOCKWISE),
+    "pair: masked cells": Mutant(CPU_DIVERGENCES, "return logits if where is None else torch.where(where, logits, number_tensor(0.0, self.dtype))", "return logits", (*PAIRED, *BLOCKWISE)),
+    "pair: share forgotten by the formula": Mutant(FORMULA, "gradient = call.share * apart", "gradient = apart", (*PAIRED, *BLOCKWISE)),
+    "pair: mean forgotten by the formula": Mutant(FORMULA, "_number_of_examples(layout, inputs.p.shape, inputs.options.where)", "1", (*PAIRED, *BLOCKWISE)),
 }  # fmt: skip
