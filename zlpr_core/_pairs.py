@@ -63,7 +63,8 @@ def movable(gradient: Any, pair: Pair, /, *, xp: Namespace) -> Any:
     """The gradient of the logits as they came, from that of the scaled: 0 beside an infinite one, which cannot move."""
     is_nan = xp.astype((pair.x != pair.x) | (pair.y != pair.y), pair.x.dtype)
     spoiled = xp.max(is_nan, axis=pair.axes, keepdims=True) > 0  # the whole row, as in a loss
-    return xp.where(pair.p_infinite | pair.q_infinite, 0.0, xp.where(spoiled, nan, pair.scale * gradient))
+    gradient = keep(xp.where(spoiled, nan, pair.scale * gradient), pair.where, xp=xp)
+    return xp.where(pair.p_infinite | pair.q_infinite, 0.0, gradient)
 
 
 def _finite(logits: Any, *, xp: Namespace) -> Any:
