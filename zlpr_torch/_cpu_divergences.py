@@ -68,36 +68,46 @@ class _Sweep:
         self.dtype = torch.float64 if torch.float64 in (inputs.p.dtype, inputs.q.dtype) else torch.float32
         self.factor = call.scale * call.share  # of a gradient in the scaled logits
         self.wanted = wanted if upstream is not None else (False, False)
-        self.gradients = [x.new_empty(x.shape) if w else None for x, w in zip(inputs[:2], self.wanted, strict=True)]
-        count, classes = inputs.p.shape
-        step = max(1, min(CELLS // classes, count))
-        self.memory = Memory((step, classes), self.dtype) if step < count else Memory()
-        self.values = inputs.p.new_empty((count, 1), dtype=self.dtype)
-        for start in range(0, count, step):
-            self.block(slice(start, start + step))
-        if count and not self.values.sum().isfinite():
+        self.count, classes = inputs.p.shape
+        self.step = max(1, min(CELLS // classes, self.count))
+        is_one_block = self.step == self.count
+        self.memory = Memory() if is_one_block else Memory((self.step, classes), self.dtype)
+        self.values, self.gradients = self.block(inputs, upstream, [None, None]) if is_one_block else self.blocks()
+        if self.count and not self.values.sum().isfinite():
             self.recompute((~self.values[:, 0].isfinite()).nonzero()[:, 0])
 
-    def block(self, rows: slice) -> None:
-        """The values of some rows, and their gradients."""
-        inputs = _some(self.inputs, rows)
-        block, each = self.read(inputs), some_rows(self.upstream, rows)
-        values, gradients = BLOCKS[self.call.divergence](block, self.wanted)
+    def blocks(self) -> tuple[Tensor, list[Any]]:
+        """The values and the gradients, block after block."""
+        values = self.inputs.p.new_empty((self.count, 1), dtype=self.dtype)
+        gradients = [x.new_empty(x.shape) if w else None for x, w in zip(self.inputs[:2], self.wanted, strict=True)]
+        for start in range(0, self.count, self.step):
+            rows = slice(start, start + self.step)
+            wholes = [some_rows(gradient, rows) for gradient in gradients]
+            values[rows], _ = self.block(_some(self.inputs, rows), some_rows(self.upstream, rows), wholes)
+        return values, gradients
+
+    def block(self, inputs: Inputs, each: Any, wholes: list[Any]) -> tuple[Tensor, list[Any]]:
+        """The values of some rows, and their gradients, which are written to ``wholes`` if these are given."""
+        values, gradients = BLOCKS[self.call.divergence](self.read(inputs), self.wanted)
         if self.call.share != 1:
             values.mul_(self.call.share)
-        for logits, whole, gradient in zip(inputs[:2], self.gradients, gradients, strict=True):
-            loss = self.loss(logits, inputs, None if whole is None else 0.5 * each)
+        made = []
+        for logits, whole, gradient in zip(inputs[:2], wholes, gradients, strict=True):
+            loss = self.loss(logits, inputs, None if gradient is None else 0.5 * each)
             if loss is not None:
                 values.add_(loss.losses, alpha=0.5)
-            if whole is None or gradient is None:
-                continue
-            in_place = whole.dtype == self.dtype
-            made = torch.mul(gradient, each * self.factor, out=whole[rows] if in_place else gradient)
-            if loss is not None:
-                made.add_(loss.gradient)
-            if not in_place:
-                whole[rows] = made
-        self.values[rows] = values
+            made.append(None if gradient is None else self.joined(gradient, each, loss, logits, whole))
+        return values, made
+
+    def joined(self, gradient: Tensor, each: Any, loss: Sweep | None, logits: Tensor, whole: Tensor | None) -> Tensor:
+        """The gradient of the divergence and of the loss together, rounded once, in ``whole`` if that is given."""
+        in_place = whole is not None and whole.dtype == self.dtype
+        both = torch.mul(gradient, each * self.factor, out=whole if in_place else gradient)
+        if loss is not None:
+            both.add_(loss.gradient)
+        if in_place:
+            return both
+        return both.to(logits.dtype) if whole is None else whole.copy_(both)
 
     def loss(self, logits: Tensor, inputs: Inputs, upstream: Any) -> Sweep | None:
         """Of the first or the second logits, if there is a target."""
