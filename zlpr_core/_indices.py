@@ -157,7 +157,7 @@ def _integers(ids: Any, argument: str, /, *, xp: Namespace) -> Any:
         came = f"dtype: {ids.dtype}" if hasattr(ids, "dtype") else type(ids).__name__
         msg = f"`{argument}` must be integer class ids. Received {came}."
         raise TypeError(msg)
-    return xp.astype(ids, xp.int64 if xp.isdtype(ids.dtype, (xp.int64, xp.uint64)) else xp.int32)
+    return xp.astype(ids, xp.int64 if xp.isdtype(ids.dtype, (xp.int64, xp.uint32, xp.uint64)) else xp.int32)
 
 
 def _outside(indices: Any, ids: Any, classes: Any, pad: int, *, xp: Namespace) -> Any:

@@ -19,6 +19,8 @@ else:
 
 
 def _astype(x: Any, dtype: str, /) -> Any:
+    if backend.backend() == "jax":  # without x64 it would warn that there is no int64
+        dtype = jax.dtypes.canonicalize_dtype(dtype).name
     return ops.cast(x, dtype)
 
 
@@ -141,6 +143,7 @@ xp = namespace_from(
     int8="int8",
     int32="int32",
     int64="int64",
+    uint32="uint32",
     uint64="uint64",
     astype=_astype,
     isdtype=_isdtype,

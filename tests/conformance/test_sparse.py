@@ -157,6 +157,13 @@ def test_ids_too_large_for_other_integers_are_named(backend, kind, bad):
         backend.call("sparse_zlpr", (logits, backend.native(ids, kind)), {})
 
 
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32"])
+def test_the_largest_unsigned_number_may_be_the_pad(backend, kind):
+    pad = int(np.iinfo(kind).max)
+    got = sparse(backend, LOGITS, np.where(IDS < 0, pad, IDS).astype(kind), pad=pad)
+    np.testing.assert_array_equal(got, sparse(backend, LOGITS, IDS))
+
+
 @pytest.mark.needs("adapter")
 def test_label_smoothing(backend):
     got = sparse(backend, LOGITS, IDS, label_smoothing=0.1)
