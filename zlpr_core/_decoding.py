@@ -1,10 +1,8 @@
 """From logits to label sets and probabilities."""
 
-from math import inf
-
 from ._checks import check_floating, class_axes
 from ._logistic import sigmoids
-from ._namespace import compute_dtype, infer
+from ._namespace import compute_dtype, infer, largest
 from ._options import Options, is_number
 from ._typing import Array, ArrayT, Axis, Namespace
 
@@ -58,7 +56,7 @@ def predict(
     labels = margin > 0
     if at_least_one:
         best = xp.max(margin, axis=class_axes(logits, axis, xp=xp), keepdims=True)
-        labels = labels | ((margin == best) & (best > -inf))
+        labels = labels | ((margin == best) & (best >= -largest(best.dtype, xp=xp)))
     chosen: ArrayT = labels
     return chosen
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ._checks import check_floating, check_positive, check_same_shape, class_axes
 from ._logistic import exp_minus_line, exp_minus_one, logistic_gap, sigmoids, softplus
 from ._losses import zlpr
-from ._namespace import compute_dtype, infer
+from ._namespace import compute_dtype, infer, largest
 from ._options import Options
 from ._reduce import Terms, log1p_sum_exp, spread_nan
 from ._terms import keep, subtract
@@ -231,7 +231,8 @@ def _pair(
     wide = compute_dtype(p.dtype, xp=xp), compute_dtype(q.dtype, xp=xp)
     dtype = xp.float64 if xp.float64 in wide else xp.float32
     s, u = keep(xp.astype(p, dtype), where, xp=xp), keep(xp.astype(q, dtype), where, xp=xp)
-    only_p_infinite, only_q_infinite = (abs(s) == inf) & (s != u), (abs(u) == inf) & (s != u)
+    most = largest(dtype, xp=xp)
+    only_p_infinite, only_q_infinite = (abs(s) > most) & (s != u), (abs(u) > most) & (s != u)
     s, u = _finite(s, xp=xp), _finite(u, xp=xp)
     x, x_lost = _scaled(s, threshold, where, scale, xp=xp)
     y, y_lost = _scaled(u, threshold, where, scale, xp=xp)
@@ -241,8 +242,8 @@ def _pair(
 
 def _finite(logits: Any, *, xp: Namespace) -> Any:
     """A number at which every exponential saturates stands in for an infinite logit."""
-    far = float(xp.finfo(logits.dtype).max) / 16
-    return xp.where(logits == inf, far, xp.where(logits == -inf, -far, logits))
+    most = largest(logits.dtype, xp=xp)
+    return xp.where(logits > most, most / 16, xp.where(logits < -most, -most / 16, logits))
 
 
 def _scaled(z: Any, threshold: Any, where: Any, scale: float, *, xp: Namespace) -> tuple[Any, Any]:
@@ -300,7 +301,7 @@ def _regret(pair: _Pair, *, xp: Extended) -> Any:
     impossible = xp.max(xp.where(pair.only_q_infinite, 1.0, 0.0 * regret.weight), axis=axes, keepdims=True) > 0
     # The value of the centred way, whose derivatives would be off by up to 7e-4 in float32, with the derivatives of
     # the direct way, each of which is a softmax weight.
-    slopes = direct - xp.stop_gradient(xp.where(direct < inf, direct, 0.0))
+    slopes = direct - xp.stop_gradient(xp.where(direct <= largest(direct.dtype, xp=xp), direct, 0.0))
     value = xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)
     value = spread_nan(value, value, xp=xp)
     return xp.where(xp.squeeze(impossible, axis=axes), inf, value)

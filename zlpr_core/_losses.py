@@ -333,7 +333,7 @@ def _read(
     xp = infer(xp, logits=logits, targets=targets)
     options = Options.of(logits, where, weight, pos_weight, threshold, xp=xp)
     halves = halves_of(logits, targets, options, xp=xp)
-    return _Read(halves, class_axes(logits, axis, xp=xp), is_movable(logits, options.where), xp)
+    return _Read(halves, class_axes(logits, axis, xp=xp), is_movable(logits, options.where, xp=xp), xp)
 
 
 def _softmax_weights(read: _Read) -> Halves:

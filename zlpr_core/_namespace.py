@@ -48,6 +48,11 @@ def compute_dtype(dtype: Any, /, *, xp: Namespace) -> Any:
     return xp.float64 if is_wide else xp.float32
 
 
+def largest(dtype: Any, /, *, xp: Namespace) -> float:
+    """What is above it is infinite. A constant ``inf`` in a graph sets off ``enable_check_numerics`` of TensorFlow."""
+    return float(xp.finfo(dtype).max)
+
+
 def _common_namespace(arrays: dict[str, Any]) -> Namespace:
     try:
         return cast("Namespace", array_namespace(*arrays.values()))

@@ -4,9 +4,10 @@ The sum is kept as ``e^shift · (1 + rest)``, where the shift is the largest log
 subtracted from a logit exactly wherever a rounding error would show. ``log1p(rest)`` keeps a sum of 1e-30.
 """
 
-from math import inf, log, nan
+from math import log, nan
 from typing import Any, NamedTuple
 
+from ._namespace import largest
 from ._typing import Namespace
 
 
@@ -35,10 +36,10 @@ def log1p_sum_exp(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> A
 
 def sum_exp(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> ShiftedSum:
     """``1 + Σ terms`` over ``axis``, which stays as an axis of length 1."""
-    largest = xp.max(_log_terms(terms, xp=xp), axis=axis, keepdims=True)
-    shift = xp.floor(xp.where(largest > 0, largest, 0.0))
+    highest = xp.max(_log_terms(terms, xp=xp), axis=axis, keepdims=True)
+    shift = xp.floor(xp.where(highest > 0, highest, 0.0))
     # The 1 is e^-shift once it is shifted: 1 + rest = e^-shift + Σ scaled. With expm1 it adds exactly 0 to a small sum.
-    one = xp.expm1(xp.where(shift < inf, -shift, 0.0))
+    one = xp.expm1(xp.where(shift <= largest(shift.dtype, xp=xp), -shift, 0.0))
     return ShiftedSum(shift, xp.sum(_scaled(terms, shift, xp=xp), axis=axis, keepdims=True) + one)
 
 

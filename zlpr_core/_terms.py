@@ -4,7 +4,7 @@ from math import inf, nan
 from typing import Any, NamedTuple
 
 from ._checks import check_pair
-from ._namespace import compute_dtype
+from ._namespace import compute_dtype, largest
 from ._options import Options, is_number
 from ._reduce import Terms, absent
 from ._targets import read_targets
@@ -65,7 +65,7 @@ def subtract(z: Any, threshold: Any, /, *, xp: Namespace) -> tuple[Any, Any]:
     if is_number(threshold) and threshold == 0:
         return z, None
     theta = threshold if is_number(threshold) else xp.astype(threshold, z.dtype)
-    finite = xp.where(abs(z) < inf, z, 0.0)
+    finite = xp.where(abs(z) <= largest(z.dtype, xp=xp), z, 0.0)
     difference = finite - theta
     part = difference - finite
     lost = (finite - (difference - part)) - (theta + part)
@@ -80,9 +80,9 @@ def keep(cells: Any, where: Any, /, *, xp: Namespace) -> Any:
     return cells & where if xp.isdtype(cells.dtype, "bool") else xp.where(where, cells, 0.0)
 
 
-def is_movable(logits: Array, where: Any, /) -> Any:
+def is_movable(logits: Array, where: Any, /, *, xp: Namespace) -> Any:
     """True where a step can move a logit: the gradient of a masked or infinite one is 0."""
-    finite: Any = abs(logits) != inf
+    finite: Any = ~(abs(logits) > largest(logits.dtype, xp=xp))
     return finite if where is None else finite & where
 
 
@@ -99,4 +99,4 @@ def _non_negative(weight: Any, like: Any, *, xp: Namespace) -> Any:
     if is_number(weight):
         return xp.astype(like == like, like.dtype) * (weight if 0 <= weight < inf else nan)
     weight = xp.astype(weight, like.dtype)
-    return xp.where((weight >= 0) & (weight < inf), weight, nan)
+    return xp.where((weight >= 0) & (weight <= largest(like.dtype, xp=xp)), weight, nan)

@@ -4,10 +4,10 @@ For adapters whose compiler can branch on a value: they take these sums where ``
 nearly all batches are, and the sums of ``_reduce`` otherwise. Without weights, mask or threshold.
 """
 
-from math import inf, log, nan, sqrt
+from math import log, nan, sqrt
 from typing import Any, NamedTuple
 
-from ._namespace import compute_dtype
+from ._namespace import compute_dtype, largest
 from ._reduce import ShiftedSum
 from ._targets import read_targets
 from ._terms import Halves
@@ -62,7 +62,7 @@ def gradient(logits: Array, targets: Array, factors: Halves, /, *, xp: Namespace
     else:  # capped, because an exponential beside a weight of 0 may overflow
         slopes = t * _capped_exp(falling, xp=xp) * positive.weight
         slopes = slopes + (1 - t) * _capped_exp(rising, xp=xp) * negative.weight
-    return xp.where(abs(z) == inf, 0.0, slopes)
+    return xp.where(abs(z) > largest(z.dtype, xp=xp), 0.0, slopes)
 
 
 def gradient_factors(sums: Halves, /, *, xp: Namespace) -> Halves:

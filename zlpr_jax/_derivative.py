@@ -95,7 +95,7 @@ def _gradient(fixed: Fixed, logits: jax.Array, arrays: Arrays, sums: Halves) -> 
     halves = _halves(fixed, logits, arrays)
     positive = softmax_weight(halves.positive, sums.positive, xp=xp)
     negative = softmax_weight(halves.negative, sums.negative, xp=xp)
-    return jnp.where(is_movable(logits, arrays.get("where")), negative - positive, 0.0)
+    return jnp.where(is_movable(logits, arrays.get("where"), xp=xp), negative - positive, 0.0)
 
 
 def _is_unshifted(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> bool:

@@ -33,13 +33,11 @@ BLOCK = 2**14
 """Logits of which exact sums are taken at a time."""
 
 
-def is_in_graph() -> bool:
-    """True if a graph of TensorFlow is being built. Eagerly, a rule would always compute the derivative in targets."""
-    return backend.backend() == "tensorflow" and not tf.executing_eagerly()
-
-
 def zlpr(logits: Any, targets: Any, axis: Axis) -> Any:
-    """``zlpr_core.zlpr`` without options, for ``zlpr_loss`` in a graph."""
+    """``zlpr_core.zlpr`` without options, for ``zlpr_loss`` in a graph.
+
+    Eagerly, a rule would always compute the derivative in targets.
+    """
     axes, shape = class_axes(logits, axis, xp=xp), ops.shape(logits)
     if axes == AXES and len(shape) == 2:
         return _losses(logits, targets)
@@ -83,11 +81,12 @@ def _forward(s: Any, t: Any) -> _Forward:
 
 
 def _guarded_terms(s: Any, t: Any) -> Halves:
-    """NaN where the terms are not exact: put in beforehand, so that TensorFlow's own derivative is 0 there, not NaN."""
-    far = log(limit(compute_dtype(s.dtype, xp=xp), xp=xp))
+    """Too large a term where it is not exact: put in beforehand, so that TensorFlow's own derivative is 0 there."""
+    dtype = compute_dtype(s.dtype, xp=xp)
+    most = limit(dtype, xp=xp)
     if xp.isdtype(t.dtype, "real floating"):  # within [0, 1] exactly: what slack forgives may be too much beside e^far
-        near = (t >= 0) & (t <= 1) & (ops.abs(s) <= far)
-        return unshifted_terms(xp.where(near, s, 0.0), xp.where(near, t, nan), xp=xp)
+        near = (t >= 0) & (t <= 1) & (ops.abs(s) <= log(most))
+        return unshifted_terms(xp.where(near, s, 0.0), xp.where(near, ops.cast(t, dtype), 2 * most), xp=xp)
     _, legal = read_targets(t, s.dtype, xp=xp)
     return unshifted_terms(s if legal is None else xp.where(legal, s, nan), t, xp=xp)
 

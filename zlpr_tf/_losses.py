@@ -17,7 +17,7 @@ from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _derivative
-from ._namespace import of_shape, xp
+from ._namespace import is_in_graph, of_shape, xp
 from ._symbolic import keras_function
 
 
@@ -78,7 +78,7 @@ def zlpr_loss(
     """
     scores, targets, kept = _read(labels, logits, where, label_smoothing, ignore_index)
     options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)
-    if options.are_default and _derivative.is_in_graph():
+    if options.are_default and is_in_graph():
         return _derivative.zlpr(scores, targets, axis)
     return zlpr_core.zlpr(scores, targets, axis=axis, **options.by_name(), xp=xp)
 

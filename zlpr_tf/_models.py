@@ -79,7 +79,7 @@ class RDropZLPR(keras.Model):
         return (first + second) / 2 + self._divergence(y, y_pred, repeated, sample_weight)
 
     def _divergence(self, y: Any, first: Any, second: Any, sample_weight: Any) -> Any:
-        """The last term of `rdrop_zlpr_loss`. A weight of 0 takes out its losses, as any other may stand in for them."""
+        """The last term of `rdrop_zlpr_loss`. A weight of 0 takes out its losses, for which any other may stand in."""
         like = self._one_loss()
         passes = [ops.convert_to_tensor(logits, dtype=like.dtype) for logits in (first, second)]
         where = kept_cells(like, y, passes[0], mask_of(first))

@@ -1,6 +1,6 @@
 """``keras.ops`` spelled as ``zlpr_core.Namespace``: TensorFlow, or whichever backend Keras runs on."""
 
-from math import inf, prod
+from math import copysign, isfinite, isnan, prod
 from typing import Any
 
 import ml_dtypes
@@ -8,7 +8,7 @@ import numpy as np
 from keras import KerasTensor, backend, ops
 
 from zlpr_core._checks import same_shape
-from zlpr_core._namespace import namespace_from
+from zlpr_core._namespace import largest, namespace_from
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -46,10 +46,26 @@ def _finfo(dtype: Any, /) -> Any:
 def _where(condition: Any, x1: Any, x2: Any, /) -> Any:
     # A number takes the dtype of the tensor beside it. Keras would round it to float32 first.
     if isinstance(x1, (int, float)):
-        x1 = ops.convert_to_tensor(x1, dtype=x2.dtype)
+        x1 = _number(x1, x2.dtype, condition)
     if isinstance(x2, (int, float)):
-        x2 = ops.convert_to_tensor(x2, dtype=x1.dtype)
+        x2 = _number(x2, x1.dtype, condition, chosen=False)
     return ops.where(condition, x1, x2)
+
+
+def _number(value: float, dtype: Any, condition: Any, *, chosen: bool = True) -> Any:
+    """``value`` as a tensor. In a graph of TensorFlow NaN and infinity arise only where ``condition is chosen``.
+
+    ``tf.debugging.enable_check_numerics`` reports such a number in a graph although nothing ever takes it.
+    """
+    if isfinite(value) or not is_in_graph():
+        return ops.convert_to_tensor(value, dtype=dtype)
+    dividend = 0.0 if isnan(value) else copysign(1.0, value)
+    return ops.convert_to_tensor(dividend, dtype=dtype) / ops.cast(~condition if chosen else condition, dtype)
+
+
+def is_in_graph() -> bool:
+    """True if a graph of TensorFlow is being built."""
+    return backend.backend() == "tensorflow" and not tf.executing_eagerly()
 
 
 def _floor(x: Any, /) -> Any:
@@ -57,7 +73,10 @@ def _floor(x: Any, /) -> Any:
 
 
 def _max(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
-    return ops.max(x, axis=axis, keepdims=keepdims, initial=-inf)  # without it an empty batch raises
+    if backend.backend() == "torch":
+        return torch.amax(x, dim=axis, keepdim=keepdims)  # Keras's refuses meta tensors, by which it finds out shapes
+    least = -largest(x.dtype, xp=xp)  # without `initial` an empty batch raises; -inf sets off `enable_check_numerics`
+    return ops.max(x, axis=axis, keepdims=keepdims, initial=least)
 
 
 def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:

@@ -19,7 +19,7 @@ class _Computed(keras.losses.Loss):
 
 
 def kept_cells(like: keras.losses.Loss, y_true: Any, logits: Any, mask: Any) -> Any:
-    """``where`` for the function that ``like`` calls: what ``mask`` and ``ignore_index`` leave. None if they are absent.
+    """``where`` for the function that ``like`` calls: what ``mask`` and ``ignore_index`` leave, None if all.
 
     Keras multiplies by a mask afterwards, which leaves NaN where masked logits or labels are anything at all.
     """

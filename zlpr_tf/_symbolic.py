@@ -7,19 +7,21 @@ from typing import Any, ParamSpec, TypeVar
 
 import keras
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def keras_function(function: Callable[P, R]) -> Callable[P, R]:
     """``function``, known to ``load_model`` without ``custom_objects``, and applicable to symbolic tensors."""
 
-    @keras.saving.register_keras_serializable(package="zlpr")
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not any(isinstance(value, keras.KerasTensor) for value in (*args, *kwargs.values())):
             return function(*args, **kwargs)
-        return _applied(call, signature(function).bind(*args, **kwargs).arguments)
+        outputs: R = _applied(call, signature(function).bind(*args, **kwargs).arguments)
+        return outputs
 
+    keras.saving.register_keras_serializable(package="zlpr")(call)
     return call
 
 

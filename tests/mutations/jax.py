@@ -38,7 +38,7 @@ MUTANTS = ROUNDING | {
     # --- the derivative
     "gradient of the other sign": Mutant(DERIVATIVE, "negative - positive, 0.0)", "positive - negative, 0.0)", OPTIONS),
     "gradient in the dtype of the logits": Mutant(DERIVATIVE, "slopes * logits_dot.astype(slopes.dtype)", "slopes.astype(logits_dot.dtype) * logits_dot", (*VALUES, *JAX)),
-    "gradient of masked logits": Mutant(DERIVATIVE, 'is_movable(logits, arrays.get("where"))', "is_movable(logits, None)", (*OPTIONS, *EDGES)),
+    "gradient of masked logits": Mutant(DERIVATIVE, 'is_movable(logits, arrays.get("where"), xp=xp)', "is_movable(logits, None)", (*OPTIONS, *EDGES)),
     "tangent summed over all axes": Mutant(DERIVATIVE, "logits_dot.astype(slopes.dtype), axis=fixed.axes)", "logits_dot.astype(slopes.dtype))", DERIVATIVES),
     "no derivative in the options": Mutant(DERIVATIVE, "losses_dot = _dot_of_arrays(fixed, logits, arrays, arrays_dot)", "losses_dot = 0.0", DERIVATIVES),
     "derivative in the options only": Mutant(DERIVATIVE, "losses_dot = losses_dot + jnp.sum(", "losses_dot = losses_dot + 0 * jnp.sum(", VALUES),

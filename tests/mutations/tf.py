@@ -4,8 +4,8 @@ from mutations import Mutant
 
 FIRST = tuple(f"conformance/test_{name}.py" for name in ("edges", "options"))
 TESTS = ("conformance", "frameworks/tf", "frameworks/keras")
-CLASSES, LOSSES, MODELS = (f"zlpr_tf/_{name}.py" for name in ("classes", "losses", "models"))
-DERIVATIVE, NAMESPACE = (f"zlpr_tf/_{name}.py" for name in ("derivative", "namespace"))
+CLASSES, LOSSES, MODELS, REDUCTION = (f"zlpr_tf/_{name}.py" for name in ("classes", "losses", "models", "reduction"))
+DERIVATIVE, NAMESPACE, SYMBOLIC = (f"zlpr_tf/_{name}.py" for name in ("derivative", "namespace", "symbolic"))
 KERAS, TF = ("frameworks/keras",), ("frameworks/tf",)
 DERIVATIVES, EDGES, OPTIONS = (
     ("conformance/test_derivatives.py",),
@@ -25,29 +25,35 @@ MUTANTS = {
     "threshold dropped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)", "Options.of(scores, kept, weight, pos_weight, None, xp=xp)", OPTIONS),
     "shapes that turn out to differ": Mutant(NAMESPACE, "return ops.reshape(x, ops.shape(like)) if unknown else x", "return x", TF),
     # --- Keras as a namespace
-    "numbers through float32": Mutant(NAMESPACE, "x2 = ops.convert_to_tensor(x2, dtype=x1.dtype)", "x2 = ops.convert_to_tensor(x2)", VALUES),
+    "numbers through float32": Mutant(NAMESPACE, "return ops.convert_to_tensor(value, dtype=dtype)", "return ops.convert_to_tensor(value)", VALUES),
     "naive sum": Mutant(NAMESPACE, 'if backend.backend() != "tensorflow":', "if True:", (*VALUES, *OPTIONS)),
-    "an empty batch": Mutant(NAMESPACE, ", initial=-inf)", ")", EDGES),
+    "an empty batch": Mutant(NAMESPACE, ", initial=least)", ")", EDGES),
     "classes unsigned": Mutant(NAMESPACE, 'dtype.startswith(("int", "uint"))', 'dtype.startswith("int")', VALUES),
     "bfloat16 is no float": Mutant(NAMESPACE, 'dtype.startswith(("float", "bfloat"))', 'dtype.startswith("float")', VALUES),
     "ids of the first row": Mutant(NAMESPACE, "(*rows, 1)) + ops.zeros_like(ids)", "(*rows, 1)) * 0 + ops.zeros_like(ids)", SPARSE),
     # --- classes and models
     "predictions in their own dtype": Mutant(CLASSES, "ops.convert_to_tensor(y_pred, dtype=self.dtype)", "ops.convert_to_tensor(y_pred)", KERAS),
-    "sample_weight dropped": Mutant(CLASSES, "(losses, y_pred, sample_weight)", "(losses, y_pred)", KERAS),
+    "sample_weight dropped": Mutant(REDUCTION, "return keras_reduced(losses, losses, sample_weight)", "return keras_reduced(losses, losses)", KERAS),
     "config without its options": Mutant(CLASSES, "{**super().get_config(), **self._options(),", "{**super().get_config(),", KERAS),
-    "R-Drop: half the agreement": Mutant(MODELS, "self.alpha / 4", "self.alpha / 8", KERAS),
-    "R-Drop: ignored cells": Mutant(MODELS, "where = None if ignored is None else", "where = None if True else", KERAS),
+    "R-Drop: half the agreement": Mutant(MODELS, '"alpha": self.alpha, "scale": self.scale, "where"', '"alpha": self.alpha / 2, "scale": self.scale, "where"', KERAS),
+    "R-Drop: ignored cells": Mutant(MODELS, "where = kept_cells(like, y, passes[0], mask_of(first))", "where = None", KERAS),
     "R-Drop: the same pass twice": Mutant(MODELS, "repeated = self(x, training=True)", "repeated = y_pred", KERAS),
+    "the mean counts all": Mutant(REDUCTION, "ops.divide_no_nan(keras_reduced(losses, losses, sample_weight), ops.mean(kept))", "keras_reduced(losses, losses, sample_weight)", KERAS),
+    "the mean divides by all weights": Mutant(REDUCTION, "kept * _aligned(sample_weight, kept)", "_aligned(sample_weight, kept)", KERAS),
+    "the mask of the predictions dropped": Mutant(REDUCTION, "return labelled if where is None else labelled & where", "return labelled", KERAS),
+    "functions that saved models do not know": Mutant(SYMBOLIC, '    keras.saving.register_keras_serializable(package="zlpr")(call)\n', "", KERAS),
+    "options of a functional model lost": Mutant(SYMBOLIC, "self.function(**self.options, **dict(", "self.function(**dict(", KERAS),
+    "infinity in a graph": Mutant(NAMESPACE, "if isfinite(value) or not is_in_graph():", "if True:", ("conformance/test_silence.py",)),
     # --- the derivative in a graph
-    "derivative eagerly": Mutant(DERIVATIVE, 'backend.backend() == "tensorflow" and not tf.executing_eagerly()', "False", TF),
+    "derivative eagerly": Mutant(NAMESPACE, 'backend.backend() == "tensorflow" and not tf.executing_eagerly()', "False", TF),
     "graph: axes mixed up": Mutant(DERIVATIVE, "ops.transpose(x, (*batch, *axes))", "x", OPTIONS),
     "graph: upstream gradient forgotten": Mutant(DERIVATIVE, "terms.positive * (factors.positive * each)", "terms.positive * factors.positive", TF),
     "graph: upstream gradient forgotten, exact": Mutant(DERIVATIVE, "gradient_factors(_unpacked(columns), xp=xp), xp=xp) * each,", "gradient_factors(_unpacked(columns), xp=xp), xp=xp),", (*VALUES, *TF)),
     "graph: dtype of the gradient": Mutant(DERIVATIVE, "ops.cast(slopes, s.dtype)", "slopes", VALUES),
     "graph: halves swapped": Mutant(DERIVATIVE, "positive, negative = ops.split(columns, 2, axis=1)", "negative, positive = ops.split(columns, 2, axis=1)", VALUES),
     "graph: inexact sums are kept": Mutant(DERIVATIVE, "tf.reduce_all(exact)", "tf.reduce_any(exact)", VALUES),
-    "graph: illegal targets": Mutant(DERIVATIVE, "near = (t >= 0) & (t <= 1) & (ops.abs(s) <= far)", "near = ops.abs(s) <= far", EDGES),
-    "graph: far logits": Mutant(DERIVATIVE, "& (ops.abs(s) <= far)", "", (*VALUES, *EDGES)),
+    "graph: illegal targets": Mutant(DERIVATIVE, "near = (t >= 0) & (t <= 1) & (ops.abs(s) <= log(most))", "near = ops.abs(s) <= log(most)", EDGES),
+    "graph: far logits": Mutant(DERIVATIVE, "& (ops.abs(s) <= log(most))", "", (*VALUES, *EDGES)),
     "graph: no gradient in the targets": Mutant(DERIVATIVE, 'if xp.isdtype(t.dtype, "real floating") else None\n            return', "if False else None\n            return", DERIVATIVES),
     "graph: second order": Mutant(DERIVATIVE, "tf.gradients(plain, [s, t, upstream], upstream_of_gradient)", "tf.gradients(plain, [s, t, upstream])", DERIVATIVES),
     "graph: the last block": Mutant(DERIVATIVE, "first = tf.minimum(first, count - step)", "first = tf.minimum(first, 0)", (*VALUES, *TF)),

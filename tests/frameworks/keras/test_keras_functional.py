@@ -87,8 +87,7 @@ class AddsTheLoss(keras.layers.Layer):
 @pytest.mark.parametrize("slots", [3, None], ids=["known", "any number of slots"])
 @pytest.mark.parametrize("eagerly", [False, True])
 def test_a_layer_adds_the_loss(function, targets, slots, eagerly, tmp_path):
-    if function == "zlpr_loss":
-        slots = 3
+    slots = 3 if function == "zlpr_loss" else slots
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,)), keras.Input((slots,), dtype="int32")
     model = keras.Model(inputs, AddsTheLoss(function)(inputs))
@@ -131,7 +130,7 @@ def test_compile_with_a_function(name, tmp_path):
 def test_ids_that_keras_made_floats_are_told_from_wrong_ones():
     model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
     model.compile("sgd", loss=zlpr_tf.sparse_zlpr_loss)
-    fix = r"`indices` must be integer class ids. Received dtype: float32. .*`SparseZLPRLoss\(\)`"
+    fix = r"`indices` must be integer class ids. Received dtype: float32. .*SparseZLPRLoss\(\)`"
     with pytest.raises(TypeError, match=fix):
         model.fit(X, IDS, verbose=0)
     with pytest.raises(TypeError, match=fix):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import zlpr_core
-from zlpr_tf import kl_divergence, multi_hot, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_divergence, zlpr_loss
+from zlpr_tf import ZLPRLoss, kl_divergence, multi_hot, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_divergence, zlpr_loss
 
 RNG = np.random.default_rng(0)
 LOGITS, SOFT = RNG.normal(0, 3, (6, 5)), RNG.random((6, 5))
@@ -276,3 +276,13 @@ def test_without_the_private_names_of_tensorflow():
     """The import works, and values, gradients and second order are right."""
     done = subprocess.run([sys.executable, "-c", WITHOUT], env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"), [(multi_hot_sparse(tf.float32), "SparseTensor"), (RAGGED, "RaggedTensor")], ids=str
+)
+def test_sparse_and_ragged_labels_are_sent_to_the_other_loss(labels, kind):
+    sentence = f"`labels` must be dense. Received: a sparse {kind}; pass it to `sparse_zlpr_loss`, or make it dense."
+    for call in (zlpr_loss, ZLPRLoss(), ZLPRLoss(ignore_index=-1)):
+        with pytest.raises(TypeError, match=sentence):
+            call(labels, LOGITS)
