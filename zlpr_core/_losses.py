@@ -115,8 +115,9 @@ def sparse_zlpr(
     ----------
     logits : array, shape (..., C)
         As in :func:`zlpr`.
-    indices : integer array of shape (..., P), nested lists, or a SciPy sparse matrix of the shape of ``logits``
-        Ids in [0, C), each row filled up with ``pad``; lists may differ in length; a matrix holds 1 at the positives.
+    indices : integer array of shape (..., P), nested lists, or a sparse matrix of the shape of ``logits``
+        Ids in [0, C), each row filled up with ``pad``; lists may differ in length; a matrix, of SciPy or PyData, holds
+        1 at the positives.
         Order is irrelevant and duplicates count once.
     axis : int or tuple of ints
         The class axes. Of several, an id counts the cells in C order, as :func:`span_to_index` does.

@@ -102,14 +102,6 @@ def _asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
     return ops.convert_to_tensor(x, dtype=dtype)
 
 
-def _arange(stop: Any, /, *, dtype: Any, device: Any) -> Any:
-    return ops.arange(stop, dtype=dtype)
-
-
-def _zeros(shape: Any, /, *, dtype: Any, device: Any) -> Any:
-    return ops.zeros(shape, dtype)
-
-
 def _is_readable(x: Any, /) -> bool:
     """False for what has no values yet (symbolic tensors of Keras, graphs, tracers), and off the CPU."""
     if isinstance(x, KerasTensor):
@@ -173,8 +165,6 @@ xp = namespace_from(
     sum=_sum,
     permute_dims=ops.transpose,
     asarray=_asarray,
-    arange=_arange,
-    zeros=_zeros,
     device=lambda x: None,  # Keras places tensors by itself
     readable=_is_readable,
     mark=_mark,
