@@ -60,7 +60,7 @@ def indicated(indices: Any, logits: Array, axis: Axis, pad: int | None, /, *, xp
     illegal id, which the losses turn into NaN.
     """
     axes, pad = class_axes(logits, axis, xp=xp), PAD if pad is None else pad
-    if hasattr(indices, "toarray"):
+    if is_matrix(indices):
         return _from_matrix(indices, logits, axis, xp=xp)
     if isinstance(indices, (list, tuple)):
         indices = _from_lists(indices, len(logits.shape) - len(axes), pad, xp.device(logits), xp=xp)
@@ -103,12 +103,17 @@ def _filled(nested: Sequence[Any], depth: int, width: int, pad: int) -> list[Any
     return [index(number) for number in nested] + [pad] * (width - len(nested))
 
 
+def is_matrix(indices: Any, /) -> bool:
+    """True for a sparse matrix of SciPy, or of PyData's ``sparse``, told by its attributes without an import."""
+    return hasattr(indices, "toarray") or hasattr(indices, "to_scipy_sparse")
+
+
 def _from_matrix(matrix: Any, logits: Array, axis: Axis, *, xp: Extended) -> Any:
-    """bool targets from a sparse matrix of SciPy, which holds 1 at the positives."""
+    """bool targets from a sparse matrix, which holds 1 at the positives."""
     check_matrix(matrix, logits, axis, xp=xp)
-    matrix = matrix.tocoo()
+    matrix = (matrix if hasattr(matrix, "toarray") else matrix.to_scipy_sparse()).tocoo()
     if ((matrix.data != 0) & (matrix.data != 1)).any():
-        fix = f"Soft labels go to {name('zlpr', xp)}, by `.toarray()`."
+        fix = f"Soft labels go to {name('zlpr', xp)}, as a dense array."
         msg = f"`indices` as a sparse matrix must hold 0 or 1 only. {fix}"
         raise ValueError(msg)
     return xp.asarray(matrix.astype(bool).toarray(), device=xp.device(logits))
@@ -157,7 +162,7 @@ def _integers(ids: Any, argument: str, /, *, xp: Namespace) -> Any:
         came = f"dtype: {ids.dtype}" if hasattr(ids, "dtype") else type(ids).__name__
         msg = f"`{argument}` must be integer class ids. Received {came}."
         raise TypeError(msg)
-    return xp.astype(ids, xp.int64 if xp.isdtype(ids.dtype, (xp.int64, xp.uint64)) else xp.int32)
+    return xp.astype(ids, xp.int64 if xp.isdtype(ids.dtype, (xp.int64, xp.uint32, xp.uint64)) else xp.int32)
 
 
 def _outside(indices: Any, ids: Any, classes: Any, pad: int, *, xp: Namespace) -> Any:

@@ -115,8 +115,9 @@ def sparse_zlpr(
     ----------
     logits : array, shape (..., C)
         As in :func:`zlpr`.
-    indices : integer array of shape (..., P), nested lists, or a SciPy sparse matrix of the shape of ``logits``
-        Ids in [0, C), each row filled up with ``pad``; lists may differ in length; a matrix holds 1 at the positives.
+    indices : integer array of shape (..., P), nested lists, or a sparse matrix of the shape of ``logits``
+        Ids in [0, C), each row filled up with ``pad``; lists may differ in length; a matrix, of SciPy or PyData, holds
+        1 at the positives.
         Order is irrelevant and duplicates count once.
     axis : int or tuple of ints
         The class axes. Of several, an id counts the cells in C order, as :func:`span_to_index` does.
@@ -310,8 +311,11 @@ def zlpr_entropy(
     xp = infer(xp, targets=targets)
     soft = soft_targets(targets, compute_dtype(targets.dtype, xp=xp), xp=xp)
     axes = class_axes(soft, axis, xp=xp)
-    soft = keep(soft, Options.of(soft, where, None, None, None, xp=xp).where, xp=xp)
-    entropy: ArrayT = 2 * xp.squeeze(xp.log1p(xp.sum(xp.sqrt(soft * (1 - soft)), axis=axes, keepdims=True)), axis=axes)
+    kept = Options.of(soft, where, None, None, None, xp=xp).where
+    if kept is not None:  # not by 0, where the slope of the root is infinite: times a tangent of 0 it would be NaN
+        soft = xp.where(kept, soft, 0.5)
+    deviation = keep(xp.sqrt(soft * (1 - soft)), kept, xp=xp)
+    entropy: ArrayT = 2 * xp.squeeze(xp.log1p(xp.sum(deviation, axis=axes, keepdims=True)), axis=axes)
     return entropy
 
 

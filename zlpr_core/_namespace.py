@@ -16,6 +16,7 @@ _MEMBERS = frozenset(Namespace.__annotations__) | {member for member in vars(Nam
 
 _FOR_IDS = frozenset({"any", "arange", "argmax", "asarray", "permute_dims", "reshape", "zeros"})
 """What the losses of dense targets do without."""
+_CREATE = frozenset({"arange", "asarray", "zeros"})
 
 
 def namespace_from(library: Any, **own: Any) -> Extended:
@@ -98,8 +99,11 @@ def _check_where(library: Any) -> None:
 
 def _taken(library: Any, member: str) -> Any:
     """A function of the library; for one that no loss of dense targets needs and it lacks, an error to come."""
+    if member == "bool" and not hasattr(library, member):
+        return library.bool_  # MLX's word, and NumPy's before 2
     if hasattr(library, member) or member not in _FOR_IDS:
-        return getattr(library, member)
+        function = getattr(library, member)
+        return _placing(function) if member in _CREATE else function
 
     def absent(*_: Any, **__: Any) -> Any:
         own = getattr(library, "__name__", type(library).__name__)
@@ -107,6 +111,15 @@ def _taken(library: Any, member: str) -> Any:
         raise NotImplementedError(msg)
 
     return absent
+
+
+def _placing(create: Any) -> Any:
+    """``create`` with a ``device`` only where there is one to name: MLX's functions know no such argument."""
+
+    def placed(x: Any, /, *, device: Any = None, **dtype: Any) -> Any:
+        return create(x, **dtype) if device is None else create(x, device=device, **dtype)
+
+    return placed
 
 
 def _device(x: Any, /) -> Any:
@@ -130,8 +143,9 @@ def _is_readable(library: Any, x: Any) -> bool:
     """By trying on an empty part of ``x``: JAX, and torch under a transform, refuse a traced value by an exception."""
     if "cpu" not in str(_device(x)).lower():
         return False
+    none = library.any(library.reshape(x, (-1,))[:0], axis=0)
     try:
-        bool(library.any(library.reshape(x, (-1,))[:0], axis=0))
+        bool(none)
     except (TypeError, RuntimeError):
         return False
     return True

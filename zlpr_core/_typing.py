@@ -55,6 +55,7 @@ class Namespace(Protocol):
     int8: Any
     int32: Any
     int64: Any
+    uint32: Any
     uint64: Any
 
     def astype(self, x: Any, dtype: Any, /) -> Any: ...

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 import zlpr_core
 from zlpr_core._checks import check_positive, refuse_sparse
 from zlpr_core._divergences import JEFFREYS
-from zlpr_core._indices import check_matrix, indicated
+from zlpr_core._indices import check_matrix, indicated, is_matrix
 from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
@@ -145,8 +145,8 @@ def _labels(indices: Any, scores: Array, axis: Axis, pad: int | None) -> Any:
         return _of_matrix(indices, scores, axis)
     if isinstance(indices, np.ndarray):
         _check_narrowed(indices)
-    lists_or_scipy = isinstance(indices, (list, tuple)) or hasattr(indices, "toarray")
-    return indicated(indices if lists_or_scipy else jnp.asarray(indices), scores, axis, pad, xp=xp)
+    as_it_is = isinstance(indices, (list, tuple)) or is_matrix(indices)
+    return indicated(indices if as_it_is else jnp.asarray(indices), scores, axis, pad, xp=xp)
 
 
 def _check_narrowed(ids: np.ndarray[Any, Any]) -> None:

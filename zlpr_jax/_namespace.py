@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.dtypes import canonicalize_dtype
 
 from zlpr_core._namespace import namespace_from
 
@@ -25,6 +26,7 @@ def _is_readable(x: Any, /) -> bool:
 
 xp = namespace_from(
     jnp,
+    astype=lambda x, dtype: x.astype(canonicalize_dtype(dtype)),  # without x64 no warning that there is no int64
     mark=_mark,
     lift=lambda x, rank: x[(None,) * (rank - x.ndim)],  # for jax_numpy_rank_promotion="raise"
     stop_gradient=jax.lax.stop_gradient,

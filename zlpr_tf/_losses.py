@@ -12,7 +12,7 @@ from keras import backend, ops
 import zlpr_core
 from zlpr_core._checks import check_positive, refuse_sparse, sparse_error
 from zlpr_core._divergences import JEFFREYS
-from zlpr_core._indices import PAD, check_matrix, indicated
+from zlpr_core._indices import PAD, check_matrix, indicated, is_matrix
 from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
@@ -156,7 +156,7 @@ def _labels(indices: Any, scores: Any, axis: Axis, pad: int | None) -> Any:
     if hasattr(indices, "row_splits"):
         wide = indices.with_flat_values(ops.cast(indices.flat_values, "int64"))  # which holds every pad
         indices = wide.to_tensor(default_value=PAD if pad is None else pad)
-    if not isinstance(indices, (list, tuple)) and not hasattr(indices, "toarray"):  # of SciPy
+    if not isinstance(indices, (list, tuple)) and not is_matrix(indices):
         indices = ops.convert_to_tensor(indices)
         _check_ids(indices)
     return indicated(indices, scores, axis, pad, xp=xp)

@@ -19,6 +19,8 @@ else:
 
 
 def _astype(x: Any, dtype: str, /) -> Any:
+    if backend.backend() == "jax":  # without x64 it would warn that there is no int64
+        dtype = jax.dtypes.canonicalize_dtype(dtype).name
     return ops.cast(x, dtype)
 
 
@@ -100,14 +102,6 @@ def _asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
     return ops.convert_to_tensor(x, dtype=dtype)
 
 
-def _arange(stop: Any, /, *, dtype: Any, device: Any) -> Any:
-    return ops.arange(stop, dtype=dtype)
-
-
-def _zeros(shape: Any, /, *, dtype: Any, device: Any) -> Any:
-    return ops.zeros(shape, dtype)
-
-
 def _is_readable(x: Any, /) -> bool:
     """False for what has no values yet (symbolic tensors of Keras, graphs, tracers), and off the CPU."""
     if isinstance(x, KerasTensor):
@@ -160,6 +154,7 @@ xp = namespace_from(
     int8="int8",
     int32="int32",
     int64="int64",
+    uint32="uint32",
     uint64="uint64",
     astype=_astype,
     isdtype=_isdtype,
@@ -170,8 +165,6 @@ xp = namespace_from(
     sum=_sum,
     permute_dims=ops.transpose,
     asarray=_asarray,
-    arange=_arange,
-    zeros=_zeros,
     device=lambda x: None,  # Keras places tensors by itself
     readable=_is_readable,
     mark=_mark,

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 import zlpr_core
 from zlpr_core._checks import check_pair, check_positive, class_axes
 from zlpr_core._divergences import JEFFREYS
-from zlpr_core._indices import PAD, check_matrix, indicated
+from zlpr_core._indices import PAD, check_matrix, indicated, is_matrix
 from zlpr_core._options import is_zero
 from zlpr_core._pairs import check_logits
 from zlpr_core._targets import prepare_targets
@@ -173,7 +173,7 @@ def _targets(indices: Any, input: Tensor, dim: Axis, pad: int | None) -> Tensor:
     if isinstance(indices, (list, tuple)) and indices and isinstance(indices[0], Tensor):
         rows = [_id_row(row) for row in indices]
         indices = pad_sequence(rows, batch_first=True, padding_value=PAD if pad is None else pad).to(input.device)
-    elif not isinstance(indices, Tensor) and hasattr(indices, "__array__"):  # NumPy's
+    elif not isinstance(indices, Tensor) and hasattr(indices, "__array__") and not is_matrix(indices):  # NumPy's
         indices = asarray(indices, device=input.device)
     target: Tensor = indicated(indices, input, dim, pad, xp=xp)
     return target

@@ -69,6 +69,22 @@ def test_forward_mode_and_second_order(backend, mode):
         np.testing.assert_allclose(got, dense, rtol=1e-12, atol=1e-15)
 
 
+class PyData:
+    """What is asked of an array of the library ``sparse``."""
+
+    def __init__(self, matrix):
+        self.matrix, self.shape, self.dtype = matrix, matrix.shape, matrix.dtype
+
+    def to_scipy_sparse(self):
+        return self.matrix
+
+    def todense(self):
+        return self.matrix.toarray()
+
+    def __array__(self, *_, **__):
+        raise RuntimeError
+
+
 FORMS = {
     "lists": lambda ids: [[i for i in row if i >= 0] for row in ids.tolist()],
     "csr": lambda ids: scipy.sparse.csr_array(rows_of(ids, 12).astype(np.float64)),
@@ -76,6 +92,7 @@ FORMS = {
     "coo": lambda ids: scipy.sparse.coo_array(rows_of(ids, 12).astype(np.int64)),
     "lil": lambda ids: scipy.sparse.lil_array(rows_of(ids, 12)),
     "dok": lambda ids: scipy.sparse.dok_array(rows_of(ids, 12)),
+    "PyData": lambda ids: PyData(scipy.sparse.coo_array(rows_of(ids, 12))),
     "coo with duplicates": lambda ids: scipy.sparse.coo_array(
         (np.ones(4, int), ([0, 0, 0, 1], [0, 0, 11, 3])), shape=(6, 12)
     ),
@@ -155,6 +172,13 @@ def test_ids_too_large_for_other_integers_are_named(backend, kind, bad):
     logits = backend.native(LOGITS[:1], "float32")
     with pytest.raises(IndexError, match=rf"Received: {bad}\b"):
         backend.call("sparse_zlpr", (logits, backend.native(ids, kind)), {})
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32"])
+def test_the_largest_unsigned_number_may_be_the_pad(backend, kind):
+    pad = int(np.iinfo(kind).max)
+    got = sparse(backend, LOGITS, np.where(IDS < 0, pad, IDS).astype(kind), pad=pad)
+    np.testing.assert_array_equal(got, sparse(backend, LOGITS, IDS))
 
 
 @pytest.mark.needs("adapter")

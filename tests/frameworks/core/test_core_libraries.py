@@ -8,6 +8,7 @@ import array_api_compat.numpy
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.sparse
 
 import zlpr_core
 from zlpr_core import Namespace
@@ -60,6 +61,48 @@ def test_an_array_that_does_not_say_where_it_lies_is_not_read():
     xp = lacking()
     assert xp.device(Bare(LOGITS)) is None
     assert not xp.readable(Bare(TARGETS))
+
+
+class WithoutDevices:
+    """A library that knows no ``device`` and spells ``bool`` as NumPy 1 did, as MLX is."""
+
+    __name__ = "without_devices"
+
+    def __getattr__(self, name):
+        if name == "bool":
+            raise AttributeError(name)
+        return np.bool_ if name == "bool_" else getattr(array_api_compat.numpy, name)
+
+    def arange(self, stop, *, dtype):
+        return np.arange(stop, dtype=dtype)
+
+    def zeros(self, shape, *, dtype):
+        return np.zeros(shape, dtype)
+
+    def asarray(self, x, *, dtype=None):
+        return np.asarray(x, dtype)
+
+
+def test_a_library_without_devices(monkeypatch):
+    """Its arrays do not say where they lie, and its functions refuse ``device=None``."""
+    monkeypatch.setattr(zlpr_core._namespace, "device", lambda x: x.where_it_lies)
+    xp = namespace_from(WithoutDevices())
+    lists, ids = [[0], [1, 0]], np.asarray([[0, -1], [1, 0]])
+    logits = np.concatenate([LOGITS, -LOGITS])
+    expected = zlpr_core.sparse_zlpr(logits, ids)
+    for indices in (lists, ids, scipy.sparse.csr_array(zlpr_core.multi_hot(ids, 3))):
+        np.testing.assert_array_equal(zlpr_core.sparse_zlpr(logits, indices, xp=xp), expected)
+    assert zlpr_core.multi_hot(ids, 3, xp=xp).dtype == bool
+    weight = zlpr_core.zlpr(LOGITS, TARGETS, weight=[1.0, 2.0, 3.0], xp=xp)
+    np.testing.assert_array_equal(weight, zlpr_core.zlpr(LOGITS, TARGETS, weight=[1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize("missing", ["any", "reshape"])
+def test_whether_ids_can_be_read_needs_functions_too(missing):
+    """The error must not be taken for a refusal to give values away."""
+    xp = lacking(missing)
+    with pytest.raises(NotImplementedError, match=f"need `{missing}`, which the array library little lacks.$"):
+        xp.readable(TARGETS)
 
 
 def test_an_older_standard_is_refused_in_one_sentence():

@@ -164,6 +164,16 @@ def test_ids_beyond_32_bits_are_no_other_class():
         jax.config.update("jax_enable_x64", True)
 
 
+def test_ids_of_uint32_without_x64():
+    """Nothing warns that there is no int64 to widen them to."""
+    jax.config.update("jax_enable_x64", False)
+    try:
+        loss = sparse_zlpr_loss(LOGITS[:1], jnp.asarray([[0, 1]], "uint32"))
+        np.testing.assert_array_equal(loss, sparse_zlpr_loss(LOGITS[:1], [[0, 1]]))
+    finally:
+        jax.config.update("jax_enable_x64", True)
+
+
 def test_strengths_can_be_traced():
     """So that R-Drop's weight can be raised during training."""
     other = LOGITS[::-1].copy()

@@ -189,6 +189,27 @@ def test_ids_are_not_rounded():
     np.testing.assert_allclose(loss, np.log(2**24 + 2) + np.exp(-30.0), rtol=1e-6)
 
 
+@pytest.fixture
+def no_x64():
+    """JAX as it is by default."""
+    if keras.backend.backend() != "jax":
+        yield
+        return
+    import jax
+
+    jax.config.update("jax_enable_x64", False)
+    yield
+    jax.config.update("jax_enable_x64", True)
+
+
+@pytest.mark.usefixtures("no_x64")
+def test_ids_of_uint32():
+    """Nothing warns on JAX that there is no int64 to widen them to."""
+    logits = LOGITS[:1].astype("float32")
+    loss = zlpr_tf.sparse_zlpr_loss(np.asarray([[0, 1]], "uint32"), logits)
+    np.testing.assert_array_equal(numpy(loss), numpy(zlpr_tf.sparse_zlpr_loss([[0, 1]], logits)))
+
+
 def test_config_of_class_ids_is_complete():
     loss = SparseZLPRLoss(**SPARSE_OPTIONS)
     assert loss.get_config() == SPARSE_OPTIONS

@@ -61,3 +61,4 @@ def test_divergences(name):
 
 def test_the_floor():
     check(zlpr_jax.zlpr_entropy, labels=SOFT)
+    check(lambda labels: zlpr_jax.zlpr_entropy(labels, where=WHERE), labels=SOFT)

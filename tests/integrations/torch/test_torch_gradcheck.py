@@ -46,7 +46,7 @@ CASES = {
     "symmetric KL": (zlpr_torch.symmetric_kl_divergence, {"p_logits": LOGITS, "q_logits": OTHER, "scale": NUMBER}, {"reduction": "sum"}),
     "own divergence": (zlpr_torch.zlpr_divergence, {"p_logits": LOGITS, "q_logits": OTHER}, {"mask": MASK}),
     "own divergence, near": (zlpr_torch.zlpr_divergence, {"p_logits": LOGITS, "q_logits": LOGITS + 1e-3 * OTHER}, {"reduction": "none"}),
-    "entropy": (zlpr_torch.zlpr_entropy, {"target": SOFT}, {}),
+    "entropy": (zlpr_torch.zlpr_entropy, {"target": SOFT}, {"mask": MASK}),
     "smoothed": (zlpr_torch.smooth_labels, {"target": SOFT}, {"epsilon": 0.1}),
     "probabilities": (zlpr_torch.probabilities, {"input": LOGITS}, {}),
 }  # fmt: skip
