@@ -44,10 +44,10 @@ def divergence(
     names: tuple[str, str] = ("p_logits", "q_logits"),
 ) -> jax.Array:
     """One value an example."""
-    scale = 1.0 if scale is None else scale
+    scale = 1.0 if scale is None else float(scale) if isinstance(scale, Real) else scale
     check_logits(p, q, scale, names, xp=xp)
     options = Options.of(p, where, None, None, threshold, xp=xp)
-    given = {"scale": float(scale) if isinstance(scale, Real) else scale, "threshold": options.threshold, "where": options.where}
+    given = {"scale": scale, "threshold": options.threshold, "where": options.where}
     numbers = {name: option for name, option in given.items() if is_number(option)}
     arrays = {name: option for name, option in given.items() if name not in numbers and option is not None}
     fixed = Fixed(kind, names, tuple(axis) if isinstance(axis, list) else axis, tuple(numbers.items()))

@@ -42,7 +42,7 @@ CLOSED = {  # the divergences' derivatives in closed form, the core's and what J
     "regret: floor forgotten": Mutant(REGRET_FILE, "floor = read.weight / read.total", "floor = 0 * read.weight", DIVERGENCES),
     "regret: σ(x) for σ(2x)": Mutant(REGRET_FILE, "sigmoids(2 * pair.x,", "sigmoids(pair.x,", DIVERGENCES),
     "slopes of the scaled logits": Mutant(PAIRS, "nan, pair.scale * gradient)", "nan, gradient)", DIVERGENCES),
-    "infinite logits move": Mutant(PAIRS, "xp.where(pair.p_infinite | pair.q_infinite, 0.0, xp.where(spoiled, nan, pair.scale * gradient))", "xp.where(spoiled, nan, pair.scale * gradient)", DIVERGENCES),
+    "infinite logits move": Mutant(PAIRS, "return xp.where(pair.p_infinite | pair.q_infinite, 0.0, gradient)", "return gradient", DIVERGENCES),
     "beside an infinite logit the other moves": Mutant(PAIRS, "xp.where(pair.p_infinite | pair.q_infinite, 0.0,", "xp.where(pair.p_infinite & pair.q_infinite, 0.0,", DIVERGENCES),
     "a NaN stays in its slope": Mutant(PAIRS, "xp.where(spoiled, nan, pair.scale", "xp.where(is_nan > 0, nan, pair.scale", DIVERGENCES),
     "slopes dropped": Mutant(PAIR_DERIVATIVE, "value_dot = value_dot + jnp.sum(", "value_dot = value_dot + 0 * jnp.sum(", DIVERGENCES),
