@@ -82,10 +82,10 @@ class RDropZLPR(keras.Model):
     def _divergence(self, y: Any, first: Any, second: Any, sample_weight: Any) -> Any:
         """The last term of `rdrop_zlpr_loss`."""
         like = self._one_loss()
-        passes = [ops.convert_to_tensor(logits, dtype=like.dtype) for logits in (first, second)]
-        where = kept_cells(like, y, passes[0], mask_of(first))
+        s, u = (ops.convert_to_tensor(logits, dtype=like.dtype) for logits in (first, second))
+        where = kept_cells(like, y, s, mask_of(first))
         axis, threshold = getattr(like, "axis", None), getattr(like, "threshold", None)
-        apart = divergence(JEFFREYS, *passes, axis, where, self.scale, threshold)
+        apart = divergence(JEFFREYS, s, u, axis, where, self.scale, threshold)
         return reduced(self.alpha / 4 * apart, where, like, sample_weight)
 
     def _one_loss(self) -> keras.losses.Loss:
