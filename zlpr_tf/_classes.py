@@ -18,14 +18,15 @@ from ._reduction import kept_cells, reduced
 class _Loss(keras.losses.Loss):
     """What both losses share: options that a saved model can hold, and targets that keep their dtype."""
 
-    label_smoothing: float | None
-
     def __init__(self, *, name: str | None, reduction: str | None, dtype: Any, **options: Any) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         for option, value in options.items():
-            setattr(self, option, _READ[option](option, value))
-        check_fraction("label_smoothing", self.label_smoothing or 0.0)
+            setattr(self, option, value)
         self._names = tuple(options)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An option is read and checked, assigned later too."""
+        super().__setattr__(name, _READ[name](name, value) if name in _READ else value)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """The reduced loss. Keras would cast `y_true` to floats first: ids lose digits, hard labels turn soft."""
@@ -203,6 +204,12 @@ def _read_number(argument: str, value: Any) -> float | None:
     return number
 
 
+def _read_fraction(argument: str, value: Any) -> float | None:
+    number = _read_number(argument, value)
+    check_fraction(argument, number or 0.0)
+    return number
+
+
 def _read_weight(argument: str, weight: Any) -> Any:
     plain = _read_numbers(argument, weight)
     numbers = np.asarray(0 if plain is None else plain)
@@ -217,7 +224,7 @@ _READ = {
     "weight": _read_weight,
     "pos_weight": _read_weight,
     "threshold": _read_numbers,
-    "label_smoothing": _read_number,
+    "label_smoothing": _read_fraction,
     "ignore_index": _read_number,
     "pad": _read_pad,
 }

@@ -50,6 +50,18 @@ def test_numbers_of_numpy_lists_and_arrays(kind):
     assert (model.get_config()["alpha"], model.get_config()["scale"]) == (2.0, 1.0)
 
 
+@every_kind
+def test_options_assigned_later_are_read_and_checked(kind):
+    targets, _ = KINDS[kind]
+    loss = kind()
+    for name, value in GIVEN.items():
+        setattr(loss, name, value)
+    assert float(loss(targets, LOGITS)) == float(kind(**PLAIN)(targets, LOGITS))
+    for name, value in {"axis": "C", "weight": -1.0, "label_smoothing": 2.0}.items():
+        with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
+            setattr(loss, name, value)
+
+
 REFUSED = {
     "axis": ("C", TypeError, "`axis` must be an int or a tuple of ints. Received: 'C'"),
     "threshold": ("high", TypeError, "`threshold` must be a number or nested lists of numbers. Received: 'high'"),
