@@ -118,7 +118,7 @@ def no_core(monkeypatch):
     def fail(*_):
         raise AssertionError
 
-    monkeypatch.setattr(_cpu, "_by_core", fail)
+    monkeypatch.setattr(_cpu.Sweep, "by_core", fail)
 
 
 EXTREMES = {
