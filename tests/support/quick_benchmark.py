@@ -14,13 +14,29 @@ ALWAYS_POSITIVE = ("rounds", "q20_us", "median_us", "q80_us", "copy_us", "ratio"
 BOTH_PASSES = ("forward", "forward+backward")
 
 
-def quick_run(framework, folder):
-    """The CSV by candidate and pass, after what holds for every framework."""
-    command = [sys.executable, BENCHMARKS / "run.py", "--framework", framework, "--quick", "--output", folder]
+FAMILY = {
+    "zlpr",
+    "threshold",
+    "mask",
+    "weight",
+    "pos_weight",
+    "smoothing",
+    "ignore_index",
+    "terms",
+    "learned threshold",
+}
+FAMILY |= {"KL", "symmetric KL", "zlpr_divergence", "R-Drop", "naive symmetric KL"}
+
+
+def quick_run(framework, folder, table="peers"):
+    """The CSV by candidate and pass, after what holds for every framework and table."""
+    command = [sys.executable, BENCHMARKS / "run.py", "--framework", framework, "--table", table]
+    command += ["--quick", "--output", folder]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in folder.iterdir()} == {framework + ending for ending in FILES}
-    rows = list(csv.DictReader((folder / f"{framework}.csv").read_text(encoding="utf-8").splitlines()))
+    name = framework if table == "peers" else f"{framework}-{table}"
+    assert {path.name for path in folder.iterdir()} == {name + ending for ending in FILES}
+    rows = list(csv.DictReader((folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
     for row in rows:
         assert all(0 < float(row[column]) < math.inf for column in ALWAYS_POSITIVE), row
         assert float(row["q20_us"]) <= float(row["median_us"]) <= float(row["q80_us"])

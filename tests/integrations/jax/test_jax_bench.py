@@ -1,9 +1,15 @@
 """The benchmark measures every candidate."""
 
-from quick_benchmark import BOTH_PASSES, holds_the_gradient, quick_run
+from quick_benchmark import BOTH_PASSES, FAMILY, holds_the_gradient, quick_run
 
 
 def test_quick(tmp_path):
     found = quick_run("jax", tmp_path)
     assert set(found) == {(name, part) for name in ("zlpr", "optax BCE", "optax focal") for part in BOTH_PASSES}
     assert all(holds_the_gradient(row) for row in found.values())
+
+
+def test_quick_family(tmp_path):
+    found = quick_run("jax", tmp_path, "family")
+    assert {name for name, _ in found} >= FAMILY
+    assert {part for _, part in found} == set(BOTH_PASSES)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from quick_benchmark import BENCHMARKS, BOTH_PASSES, holds_the_gradient, quick_run
+from quick_benchmark import BENCHMARKS, BOTH_PASSES, FAMILY, holds_the_gradient, quick_run
 
 CANDIDATES = ("zlpr", "zlpr compiled", "BCE", "BCE compiled", "soft margin", "timm ASL", "timm ZLPR", "textbook ZLPR")
 ALLOCATIONS = """
@@ -35,3 +35,9 @@ def test_allocations_are_counted_whoever_keeps_them():
         [sys.executable, "-c", ALLOCATIONS], cwd=BENCHMARKS, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_quick_family(tmp_path):
+    found = quick_run("torch", tmp_path, "family")
+    assert {name for name, _ in found} >= FAMILY
+    assert {part for _, part in found} == set(BOTH_PASSES)
