@@ -22,7 +22,8 @@ def kl_gradients(pair: Pair, /, *, xp: Namespace) -> tuple[Any, Any]:
     """``σ'(x) (x - y)`` and ``σ(y) - σ(x)``."""
     in_p = _slope(pair.x, pair.lost[0], xp=xp) * pair.gap
     in_q = -logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp)
-    return movable(in_p, pair, xp=xp), movable(in_q, pair, xp=xp)
+    either = pair.p_infinite | pair.q_infinite
+    return movable(in_p, either, pair, xp=xp), movable(in_q, pair.q_infinite, pair, xp=xp)
 
 
 def jeffreys(pair: Pair, /, *, xp: Namespace) -> Any:
@@ -36,7 +37,8 @@ def jeffreys_gradients(pair: Pair, /, *, xp: Namespace) -> tuple[Any, Any]:
     apart = logistic_gap(pair.x, pair.y, pair.gap, pair.lost, xp=xp)
     in_p = _slope(pair.x, pair.lost[0], xp=xp) * pair.gap + apart
     in_q = -(_slope(pair.y, pair.lost[1], xp=xp) * pair.gap + apart)
-    return movable(in_p, pair, xp=xp), movable(in_q, pair, xp=xp)
+    either = pair.p_infinite | pair.q_infinite
+    return movable(in_p, either, pair, xp=xp), movable(in_q, either, pair, xp=xp)
 
 
 def _slope(x: Any, lost: Any, *, xp: Namespace) -> Any:

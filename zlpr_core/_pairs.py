@@ -59,12 +59,15 @@ def total(cells: Any, pair: Pair, /, *, xp: Namespace) -> Any:
     return spread_nan(values, values, xp=xp)
 
 
-def movable(gradient: Any, pair: Pair, /, *, xp: Namespace) -> Any:
-    """The gradient of the logits as they came, from that of the scaled: 0 beside an infinite one, which cannot move."""
+def movable(gradient: Any, still: Any, pair: Pair, /, *, xp: Namespace) -> Any:
+    """The gradient of the logits as they came, from that of the scaled.
+
+    0 where ``still``: of an infinite logit, and of one that costs +inf whatever it is. NaN in a row with a NaN.
+    """
     is_nan = xp.astype((pair.x != pair.x) | (pair.y != pair.y), pair.x.dtype)
     spoiled = xp.max(is_nan, axis=pair.axes, keepdims=True) > 0  # the whole row, as in a loss
     gradient = keep(xp.where(spoiled, nan, pair.scale * gradient), pair.where, xp=xp)
-    return xp.where(pair.p_infinite | pair.q_infinite, 0.0, gradient)
+    return xp.where(still, 0.0, gradient)
 
 
 def _finite(logits: Any, *, xp: Namespace) -> Any:

@@ -56,7 +56,8 @@ def regret_gradients(pair: Pair, /, *, xp: Extended) -> tuple[Any, Any]:
     floor = read.weight / read.total
     on, off = sigmoids(2 * pair.x, xp=xp)
     in_p = 2 * (off * (positive - floor) - on * (negative - floor))
-    return movable(in_p, pair, xp=xp), movable(negative - positive, pair, xp=xp)
+    either = pair.p_infinite | pair.q_infinite
+    return movable(in_p, either, pair, xp=xp), movable(negative - positive, pair.q_infinite, pair, xp=xp)
 
 
 def _read_regret(pair: Pair, *, xp: Namespace) -> _Regret:
