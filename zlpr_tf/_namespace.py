@@ -57,6 +57,8 @@ def _number(value: float, dtype: Any, condition: Any, *, chosen: bool = True) ->
 
     ``tf.debugging.enable_check_numerics`` reports such a number in a graph although nothing ever takes it.
     """
+    if not isfinite(value) and backend.backend() == "jax":  # jax_debug_nans would report a NaN that is made a tensor
+        return np.asarray(value, backend.standardize_dtype(dtype))
     if isfinite(value) or not is_in_graph():
         return ops.convert_to_tensor(value, dtype=dtype)
     dividend = 0.0 if isnan(value) else copysign(1.0, value)
