@@ -179,6 +179,7 @@ def test_what_is_illegal_without_options(backend, dtype, mode, name):
 @pytest.mark.spare
 @pytest.mark.needs("autodiff")
 @pytest.mark.parametrize("name", ["kl_divergence", "symmetric_kl_divergence", "zlpr_divergence"])
+@pytest.mark.needs("whole")
 def test_a_nan_of_either_logits_makes_both_gradients_nan(backend, mode, name):
     logits = np.asarray([[NAN, 1.0, 0.0], [2.0, 1.0, 0.0], [2.0, -1.0, 0.0]])
     other = np.asarray([[1.0, 2.0, 0.5], [1.0, 2.0, 0.5], [1.0, NAN, 0.5]])
@@ -190,6 +191,7 @@ def test_a_nan_of_either_logits_makes_both_gradients_nan(backend, mode, name):
 @pytest.mark.spare
 @pytest.mark.needs("autodiff")
 @pytest.mark.parametrize("name", ["NaN target", "NaN logit"])
+@pytest.mark.needs("whole")
 def test_r_drop_spreads_a_nan_too(backend, mode, name):
     """Of the logits of one pass to those of the other as well."""
     logits, targets, options = spoilt(name)
@@ -200,6 +202,7 @@ def test_r_drop_spreads_a_nan_too(backend, mode, name):
         assert np.isfinite(grad[1]).all()
 
 
+@pytest.mark.needs("whole")
 def test_both_halves_are_nan_where_one_is(backend):
     logits, targets, options = spoilt("of a half without weight")
     for half in backend.terms(**backend.problem(logits, targets, "float32", **options)):

@@ -158,6 +158,7 @@ DEFAULTS = {  # every option that has another default than None
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
+@pytest.mark.needs("whole")
 def test_none_is_the_default_beside_another_default(backend, name):
     """As a configuration file leaves it."""
     every = {**dict.fromkeys(ARRAYS[name], np.asarray([[1.0, -2.0, 0.5], [0.25, 3.0, -1.0]])), "targets": np.eye(2, 3)}

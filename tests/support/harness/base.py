@@ -34,6 +34,9 @@ class Backend(ABC):
     dialect = {}
     """What the package calls an argument of the core, where that is another name."""
 
+    whole = True
+    """Has every public function, and not only what makes ``zlpr`` and its halves."""
+
     converts = True
     """Takes options as lists, and as arrays and numbers of NumPy."""
 

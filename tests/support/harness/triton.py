@@ -61,7 +61,7 @@ class Kernels(Torch):
     """The kernels alone, called as zlpr_torch calls them."""
 
     name = "triton"
-    adapter = converts = False  # zlpr_torch does that before it calls a kernel
+    adapter = converts = whole = False  # zlpr_torch does that before it calls a kernel
 
     def spares(self, dtype, mode):
         """The kernels widen half precision to float32, so options are tested in float32 and float64."""
