@@ -1,6 +1,6 @@
 """Two logit vectors as the divergences compare them: scaled, finite, and 0 where masked."""
 
-from math import nan
+from math import nan, sqrt
 from typing import Any, NamedTuple
 
 from ._checks import check_floating, check_positive, check_same_shape, class_axes
@@ -73,7 +73,8 @@ def movable(gradient: Any, still: Any, pair: Pair, /, *, xp: Namespace) -> Any:
 def _finite(logits: Any, *, xp: Namespace) -> Any:
     """A number at which every exponential saturates stands in for an infinite logit."""
     most = largest(logits.dtype, xp=xp)
-    return xp.where(logits > most, most / 16, xp.where(logits < -most, -most / 16, logits))
+    far = sqrt(most)  # leaves room for a scale
+    return xp.where(logits > most, far, xp.where(logits < -most, -far, logits))
 
 
 def _scaled(z: Any, threshold: Any, where: Any, scale: float, *, xp: Namespace) -> tuple[Any, Any]:

@@ -44,7 +44,7 @@ class Memory:
         if self.dtype is None:
             return None
         if name not in self.arrays:
-            self.arrays[name] = torch.empty(self.shape, dtype=self.dtype)
+            self.arrays[name] = torch.empty(self.shape, dtype=self.dtype, device="cpu")
         return self.arrays[name] if self.rows == self.shape[0] else self.arrays[name][: self.rows]
 
 

@@ -34,8 +34,7 @@ def loss(
     if impl == "plain" or _needs_formula(
         input, target, options if learned is None else options._replace(threshold=0.0)
     ):
-        if torch.is_grad_enabled() and not in_graph:
-            target, options = _saveable(target), Options._make([_saveable(option) for option in options])
+        target, options = _saveable(target), _saveable_options(options)
         return plain_loss(input, target, options, axes, reduction)
     kernel = None if in_graph else _kernel_for(input.device, impl)
     with_gradient = torch.is_grad_enabled() and (input.requires_grad or learned is not None)
@@ -51,6 +50,7 @@ def loss(
 
 def terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple[Tensor, Tensor]:
     """The two halves of checked arguments, by the CPU kernel where that is right."""
+    input, target, options = _saveable(input), _saveable(target), _saveable_options(options)
     in_graph = torch.compiler.is_compiling() or _torch_internals.is_recorded() or _torch_internals.is_fake(input)
     if in_graph or not input.is_cpu or _needs_formula(input, target, options):
         return zlpr_core.zlpr_terms(input, target, axis=axes, **options.by_name(), xp=xp)
@@ -61,7 +61,9 @@ def terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple
 
 def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
     """A reduced divergence, or R-Drop, of checked arguments, by the fastest way that is right here."""
-    p, q, target, options = inputs
+    p, q, target = map(_saveable, inputs[:3])
+    options = _saveable_options(inputs.options)
+    inputs = Inputs(p, q, target, options)
     is_plain = all(isinstance(number, float) for number in (call.scale, call.share))  # a tensor may be traced
     if not is_plain or any(_needs_formula(x, target, options) for x in (p, q)):
         return plain_pair(call, inputs)
@@ -107,9 +109,15 @@ def _is_for_formula(other: Any) -> bool:
     )
 
 
-def _saveable(other: Any) -> Any:
+def _saveable(tensor: Any) -> Any:
     """A copy of a tensor made in inference mode, which autograd would refuse to save for backward."""
-    return other.clone() if isinstance(other, Tensor) and other.is_inference() else other
+    if not isinstance(tensor, Tensor) or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return tensor
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
+def _saveable_options(options: Options) -> Options:
+    return options if options.are_default else Options._make([_saveable(option) for option in options])
 
 
 def _is_exporting() -> bool:

@@ -61,8 +61,11 @@ class Layout:
 
     def beside_cells(self, each: Tensor) -> Tensor:
         """One value an example, or one for all, with axes of size 1 for the classes."""
-        for axis in sorted(self.axes) if each.dim() else ():
-            each = each.unsqueeze(axis)
+        if each.dim() == 0:
+            return each
+        for axis in range(each.dim() + len(self.axes)):  # not sorted(self.axes), for the reason in __init__
+            if any(axis == other for other in self.axes):
+                each = each.unsqueeze(axis)
         return each
 
 

@@ -52,7 +52,10 @@ class _Module(nn.Module):
         return {name: getattr(self, name) for name in self._names}
 
     def extra_repr(self) -> str:
-        defaults = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
+        defaults: dict[str, Any] = {}
+        for kind in reversed(type(self).__mro__):  # a subclass may have a constructor of its own
+            if kind is not _Module and issubclass(kind, _Module):
+                defaults |= {name: parameter.default for name, parameter in signature(kind).parameters.items()}
         always = ("dim", "reduction")
         shown = {
             name: value

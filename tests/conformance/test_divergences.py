@@ -141,6 +141,12 @@ def test_an_infinite_logit_in_one(backend, name):
                 np.testing.assert_array_equal(np.sign(slope[:, 0]), [learns, -learns])
 
 
+def test_a_certain_teacher_and_a_large_scale(backend):
+    certain, even = np.asarray([[INF, 1.0]]), np.asarray([[0.0, 1.0]])
+    got = backend.value("kl_divergence", "float32", p_logits=certain, q_logits=even, scale=20.0)
+    np.testing.assert_allclose(got, [np.log(2)], rtol=5e-7)
+
+
 @pytest.mark.needs("autodiff")
 @by_function
 def test_many_impossible_cells_leave_no_nan(backend, name):

@@ -166,3 +166,12 @@ def test_other_modules_equal_their_functions():
 def test_construction_checks_of_the_other_modules(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_a_subclass_with_options_of_its_own_is_shown():
+    class Weighed(zlpr_torch.ZLPRLoss):
+        def __init__(self, gamma=1.0, **options):
+            super().__init__(**options)
+            self.gamma = gamma
+
+    assert repr(Weighed(threshold=0.5)) == "Weighed(dim=-1, threshold=0.5, reduction='mean')"

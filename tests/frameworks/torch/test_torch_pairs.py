@@ -231,3 +231,33 @@ def test_second_order_of_halves_and_of_a_threshold(of, monkeypatch):
     monkeypatch.setattr("zlpr_torch._dispatch._needs_formula", lambda *_: True)
     for a, b in zip(got, second_order(value, logits, theta), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@by_function
+def test_another_default_device_is_none_of_its_business(function):
+    p, q = pair()
+    with torch.device("meta"):
+        value = function(p, q)
+    torch.testing.assert_close(value, function(p, q), rtol=0, atol=0)
+
+
+@by_function
+def test_a_teacher_made_in_inference_mode(function):
+    p, q = pair(rows=5)
+    with torch.inference_mode():
+        teacher, target = p * 1, HARD[:5] | False
+    got = torch.autograd.grad(function(teacher, q), q)[0]
+    torch.testing.assert_close(got, torch.autograd.grad(function(p.detach(), q), q)[0], rtol=0, atol=0)
+    z.rdrop_zlpr_loss(p, q, target).backward()
+    sum(z.zlpr_terms(p, target)).sum().backward()
+
+
+def test_compiled_autograd_of_one_value_an_example():
+    """Its axes are symbols there, which cannot be sorted."""
+    p, q = pair(rows=5)
+    for value in (lambda: z.kl_divergence(p, q, reduction="none"), lambda: z.zlpr_loss(p, HARD[:5], reduction="none")):
+        expected = torch.autograd.grad(value().sum(), p)[0]
+        p.grad = None
+        with torch._dynamo.utils.maybe_enable_compiled_autograd(True):
+            value().sum().backward()
+        torch.testing.assert_close(p.grad, expected)
