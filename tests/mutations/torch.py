@@ -25,7 +25,7 @@ MUTANTS = {
     "sparse and nested tensors pass": Mutant("zlpr_torch/_arguments.py", "or value.layout is not torch.strided or value.is_nested:", "or False:", ("frameworks/torch/test_torch_given.py",)),
     "ids of NumPy as they are": Mutant(LOSSES, "indices = asarray(indices, device=input.device)", "pass", ("frameworks/torch/test_torch_given.py",)),
     "assigned options unchecked": Mutant("zlpr_torch/_modules.py", "        if name in _READ:\n", "        if name in _READ and name not in self.__dict__:\n", ("frameworks/torch/test_torch_assigned.py",)),
-    "tensors of inference mode to autograd": Mutant(DISPATCH, "return other.clone() if isinstance(other, Tensor) and other.is_inference() else other", "return other", ("frameworks/torch/test_torch_given.py",)),
+    "tensors of inference mode to autograd": Mutant(DISPATCH, "return tensor.clone() if tensor.is_inference() else tensor", "return tensor", ("frameworks/torch/test_torch_given.py",)),
     # --- reductions
     "mean over all examples": Mutant(REDUCTION, "losses.mean() if labelled is None else losses.sum() / number_of(labelled)", "losses.mean()", WAYS),
     "nobody labelled is NaN": Mutant(REDUCTION, "torch.maximum(labelled.sum(), torch.ones_like(labelled).any())", "labelled.sum()", WAYS),
@@ -59,7 +59,7 @@ MUTANTS = {
     # --- the formula's gradients
     "linear gradient without the mean": Mutant(FORMULA, 'if reduction == "mean":', "if False:", FUNCTIONS),
     "linear gradient in the dtype that computes": Mutant(FORMULA, "(gradient * layout.beside_cells(upstream)).to(input.dtype)", "gradient * layout.beside_cells(upstream)", FUNCTIONS),
-    "upstream gradient beside the wrong axes": Mutant(LAYOUT, "for axis in sorted(self.axes) if each.dim() else ():\n            each = each.unsqueeze(axis)", "for _ in self.axes if each.dim() else ():\n            each = each.unsqueeze(-1)", FUNCTIONS),
+    "upstream gradient beside the wrong axes": Mutant(LAYOUT, "                each = each.unsqueeze(axis)", "                each = each.unsqueeze(-1)", FUNCTIONS),
     "classes in the order of the tensor": Mutant(LAYOUT, "cells.movedim(self.axes, self.last).reshape(", "cells.reshape(", OPTIONS),
     "gradient on other axes": Mutant(LAYOUT, ".movedim(self.last, self.axes)", "", FUNCTIONS),
     # --- the kernel of the CPU
