@@ -20,6 +20,12 @@ COST = {  # of the table `cost`: each column's file, and the column there
     "pasted snippet, PyTorch": ("torch-ratio", "textbook ZLPR"),
 }
 COST_ROWS = ("64x20", "256x1000", "512x9605")
+RDROP = {  # of its last line, beside two BCE: the file and the line there
+    "PyTorch eager": ("torch-family-ratio", "R-Drop"),
+    "PyTorch compiled": ("torch-family-ratio", "R-Drop compiled"),
+    "JAX `jit`": ("jax-family-ratio", "R-Drop"),
+    "TensorFlow XLA": ("tf-family-ratio", "R-Drop"),
+}
 
 
 def main() -> None:
@@ -43,7 +49,15 @@ def cost() -> list[list[str]]:
     return [
         ["batch x classes", *COST],
         *([shape, *(ratio(shape, *where) for where in COST.values())] for shape in COST_ROWS),
+        [f"R-Drop of {COST_ROWS[-1]}, to two BCE", *(of_pair(*RDROP[way]) if way in RDROP else "" for way in COST)],
     ]
+
+
+def of_pair(name: str, line: str) -> str:
+    """One cell of a file that has a line a candidate, for the largest shape."""
+    header, *lines = read(name)
+    (cells,) = (cells for cells in lines if cells[0] == line)
+    return cells[header.index(COST_ROWS[-1])]
 
 
 def ratio(shape: str, name: str, column: str) -> str:

@@ -6,7 +6,7 @@ import torch
 import zlpr_torch as z
 from zlpr_torch import _cpu_divergences, _formula
 
-SHAPE = (300, 700)  # several blocks, the last not full
+SHAPE = (300, 700)  # several of the blocks that are set below, the last not full
 CLOSED = {
     "kl": z.kl_divergence,
     "symmetric": z.symmetric_kl_divergence,
@@ -15,6 +15,13 @@ CLOSED = {
     "rdrop": lambda p, q, **options: z.rdrop_zlpr_loss(p, q, HARD[: len(p)], alpha=3.0, **options),
     "rdrop, soft": lambda p, q, **options: z.rdrop_zlpr_loss(p, q, SOFT[: len(p)], scale=2.0, **options),
 }
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(_cpu_divergences, "CELLS", 2**16)
+
+
 by_function = pytest.mark.parametrize("function", CLOSED.values(), ids=CLOSED)
 
 
