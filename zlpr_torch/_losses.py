@@ -66,8 +66,9 @@ def zlpr_loss(
         reduction: ``"mean"`` over the examples that keep at least one cell (never over the classes; 0 if none keeps
             any), ``"sum"`` or ``"none"``.
         impl: ``"auto"`` takes the fastest: ``"blocked"`` on a CPU, ``"triton"`` on a GPU that has Triton, and else
-            ``"plain"``. Transforms, forward mode, second order and gradients in anything but ``input`` always use
-            ``"plain"``. In compiled code ``"blocked"`` and ``"triton"`` are ``"auto"``. All agree to rounding.
+            ``"plain"``. Transforms, forward mode, second order and gradients in anything but ``input`` and
+            ``threshold`` always use ``"plain"``. In compiled code ``"blocked"`` and ``"triton"`` are ``"auto"``. All
+            agree to rounding.
 
     Shape:
         - input and target: :math:`(*, C)`

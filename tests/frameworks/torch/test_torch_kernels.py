@@ -272,7 +272,7 @@ def test_gives_way_where_more_looks_on():
     x = LOGITS.clone().requires_grad_()
     assert uses_a_kernel(zlpr_loss(x, HARD))
     assert not uses_a_kernel(zlpr_loss(x, HARD, impl="plain"))
-    for other in ({"weight": torch.rand(7, requires_grad=True)}, {"threshold": torch.zeros(7, requires_grad=True)}):
+    for other in ({"weight": torch.rand(7, requires_grad=True)}, {"pos_weight": torch.rand(7, requires_grad=True)}):
         assert not uses_a_kernel(zlpr_loss(x, HARD, **other))
     assert not uses_a_kernel(zlpr_loss(x, SOFT.clone().requires_grad_()))
     assert zlpr_loss(LOGITS, HARD).grad_fn is None
