@@ -1,6 +1,6 @@
 """Which of three ways computes a loss: the plain formula, a kernel, or the ops that stand for the kernels in a graph.
 
-The kernels know reverse mode in the logits, and by way of these in a threshold; everything else takes the plain formula.
+The kernels know reverse mode in the logits, and thereby in a threshold; everything else takes the plain formula.
 That is chosen here for forward. Backward chooses once more, because vmap, a tracer or ``create_graph`` may come in
 between: in the functions of ``_autograd`` and in ``_ops._backward``.
 """
