@@ -112,7 +112,7 @@ class ClosedPair(torch.autograd.Function):
         inputs = Inputs(p, q, target, options)
         ctx.call, ctx.residuals = (kernel, call), None
         ctx.numbers = [None if isinstance(x, Tensor) else x for x in options]
-        ctx.save_for_backward(p, q, target, *(x if isinstance(x, Tensor) else None for x in options))
+        ctx.save_for_backward(p, q, target, *[x if isinstance(x, Tensor) else None for x in options])
         if kernel is None:
             return plain_pair(call, inputs)
         value: Tensor
@@ -130,12 +130,12 @@ class ClosedPair(torch.autograd.Function):
             # A second backward finds no residuals and recomputes: this one may write over them.
             residuals, ctx.residuals = ctx.residuals, None
             gradients = kernel.backward(call, upstream, residuals, inputs, wanted)
-        return None, None, None, None, *(g if want else None for g, want in zip(gradients, wanted, strict=True))
+        return None, None, None, None, *[g if want else None for g, want in zip(gradients, wanted, strict=True)]
 
 
 def _joined(tensors: list[Tensor | None], numbers: list[Any]) -> Options:
     """The options, of which autograd saves the tensors."""
-    return Options._make([n if x is None else x for x, n in zip(tensors, numbers, strict=True)])
+    return Options(*[n if x is None else x for x, n in zip(tensors, numbers, strict=True)])
 
 
 def _is_seen_through(upstream: Tensor) -> bool:

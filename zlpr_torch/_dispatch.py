@@ -61,11 +61,11 @@ def terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple
 
 def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
     """A reduced divergence, or R-Drop, of checked arguments, by the fastest way that is right here."""
-    p, q, target = map(_saveable, inputs[:3])
+    p, q, target = _saveable(inputs.p), _saveable(inputs.q), _saveable(inputs.target)
     options = _saveable_options(inputs.options)
     inputs = Inputs(p, q, target, options)
-    is_plain = all(isinstance(number, float) for number in (call.scale, call.share))  # a tensor may be traced
-    if not is_plain or any(_needs_formula(x, target, options) for x in (p, q)):
+    is_plain = isinstance(call.scale, float) and isinstance(call.share, float)  # a tensor may be traced
+    if not is_plain or _needs_formula(p, target, options) or _needs_formula(q, target, options):
         return plain_pair(call, inputs)
     in_graph = torch.compiler.is_compiling() or _torch_internals.is_recorded() or _torch_internals.is_fake(p)
     kernel = None if in_graph or not (p.is_cpu and q.is_cpu) else _cpu_divergences
@@ -117,7 +117,9 @@ def _saveable(tensor: Any) -> Any:
 
 
 def _saveable_options(options: Options) -> Options:
-    return options if options.are_default else Options._make([_saveable(option) for option in options])
+    if torch.compiler.is_compiling() or options.are_default:
+        return options
+    return Options._make([_saveable(option) for option in options])
 
 
 def _is_exporting() -> bool:

@@ -57,8 +57,8 @@ def gradient_of_terms(
     """Of the two halves together, by operations that autograd and transforms see through."""
     layout = Layout(input.dim(), axes)
     parts = terms_gradients(input, target, axes, options, xp=xp)
-    positive, negative = (layout.beside_cells(each) * part for each, part in zip(upstreams, parts, strict=True))
-    gradient: Tensor = positive + negative
+    positive = layout.beside_cells(upstreams[0]) * parts.positive
+    gradient: Tensor = positive + layout.beside_cells(upstreams[1]) * parts.negative
     return gradient.to(input.dtype)
 
 
@@ -86,7 +86,8 @@ def plain_pair(call: PairCall, inputs: Inputs) -> Tensor:
     values: Tensor = call.share * call.divergence.value(_pair(call, inputs), xp=xp)
     if inputs.target is not None:
         options = inputs.options.by_name()
-        first, second = (zlpr_core.zlpr(x, inputs.target, axis=call.axes, **options, xp=xp) for x in inputs[:2])
+        first = zlpr_core.zlpr(inputs.p, inputs.target, axis=call.axes, **options, xp=xp)
+        second = zlpr_core.zlpr(inputs.q, inputs.target, axis=call.axes, **options, xp=xp)
         values = 0.5 * (first + second) + values
     return reduce(values, call.reduction, labelled_examples(inputs.options.where, inputs.p.shape, call.axes))
 
@@ -98,7 +99,7 @@ def pair_gradients(call: PairCall, upstream: Tensor, inputs: Inputs) -> list[Ten
         upstream = upstream / _number_of_examples(layout, inputs.p.shape, inputs.options.where)
     each = layout.beside_cells(upstream)
     gradients = []
-    for logits, apart in zip(inputs[:2], call.divergence.gradients(_pair(call, inputs), xp=xp), strict=True):
+    for logits, apart in zip((inputs.p, inputs.q), call.divergence.gradients(_pair(call, inputs), xp=xp), strict=True):
         gradient = call.share * apart
         if inputs.target is not None:
             wide, options = logits.to(apart.dtype), inputs.options.by_name()
