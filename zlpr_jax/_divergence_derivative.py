@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from zlpr_core._divergences import Divergence
@@ -71,29 +70,13 @@ def _jvp(fixed: Fixed, primals: tuple[Any, Any, Arrays], tangents: tuple[Any, An
     pair = _pair(fixed, p, q, arrays)
     value = fixed.divergence.value(pair, xp=xp)
     value_dot = _dot_of_arrays(fixed, primals, tangents[2], jnp.zeros_like(value))
-    again = _pair(fixed, *_unshared((p, q, arrays)))
-    for gradient, dot in zip(fixed.divergence.gradients(again, xp=xp), tangents[:2], strict=True):
+    for gradient, dot in zip(fixed.divergence.gradients(pair, xp=xp), tangents[:2], strict=True):
         if not isinstance(dot, SymbolicZero):
             value_dot = value_dot + jnp.sum(gradient * dot.astype(gradient.dtype), axis=pair.axes)
     return value, value_dot
 
 
 _divergence.defjvp(_jvp, symbolic_zeros=True)
-
-
-@jax.custom_jvp
-def _unshared(inputs: Any) -> Any:
-    """The same arrays, of which XLA does not know it.
-
-    Else it would compute what value and gradients share once, keep it in arrays of the logits' size, and read these,
-    which takes more time than to compute it again (jaxlib 0.10 on a CPU).
-    """
-    return lax.optimization_barrier(inputs)  # type: ignore[no-untyped-call]
-
-
-@_unshared.defjvp
-def _unshared_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    return _unshared(*primals), tangents[0]
 
 
 def _dot_of_arrays(fixed: Fixed, primals: tuple[Any, Any, Arrays], dots: Arrays, none: jax.Array) -> jax.Array:

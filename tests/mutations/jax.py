@@ -48,7 +48,6 @@ CLOSED = {  # the divergences' derivatives in closed form, the core's and what J
     "slopes dropped": Mutant(PAIR_DERIVATIVE, "value_dot = value_dot + jnp.sum(", "value_dot = value_dot + 0 * jnp.sum(", DIVERGENCES),
     "second slope dropped": Mutant(PAIR_DERIVATIVE, "if not isinstance(dot, SymbolicZero):", "if not isinstance(dot, SymbolicZero) and dot is tangents[0]:", DIVERGENCES),
     "slopes summed over all axes": Mutant(PAIR_DERIVATIVE, "dot.astype(gradient.dtype), axis=pair.axes)", "dot.astype(gradient.dtype))", (*DIVERGENCES, *JAX)),
-    "second order dropped": Mutant(PAIR_DERIVATIVE, "return _unshared(*primals), tangents[0]", "return _unshared(*primals), jax.tree.map(jnp.zeros_like, tangents[0])", DIVERGENCES),
     "tangent of threshold and scale dropped": Mutant(PAIR_DERIVATIVE, "value_dot = _dot_of_arrays(fixed, primals, tangents[2], jnp.zeros_like(value))", "value_dot = jnp.zeros_like(value)", (*DIVERGENCES, *JAX)),
     "tangent of threshold and scale where they do not move": Mutant(PAIR_DERIVATIVE, "{**arrays, **moved}", "{**moved, **arrays}", (*DIVERGENCES, *JAX)),
 }  # fmt: skip
