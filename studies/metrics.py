@@ -1,6 +1,6 @@
 """The metrics, of many models at once: scikit-learn's definitions, which a test compares them with.
 
-The edge cases, as in examples/report.py: to predict no label where there is none is right (example and micro F1); macro F1
+The edge cases, as in examples/report.py: to predict no label where there is none is right (example, micro F1); macro F1
 is a mean over the classes that are true or predicted somewhere; a row without labels, or with all of them, has average
 precision 1 and ranking loss 0; among equal logits a label ranks last. Without finite logits a model has no score.
 """
@@ -27,7 +27,7 @@ def measure(logits: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> n
 
 
 def recalls(logits: np.ndarray, labels: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """For each model the thresholds at which it finds these shares of the true labels: right for any scale of logits."""
+    """For each model the thresholds at which it finds these shares of the true labels, whatever the scale of logits."""
     return np.quantile(logits[:, labels == 1], 1 - levels, axis=1, method="lower").T
 
 
