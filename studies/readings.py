@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from studies.losses import Loss
 from studies.metrics import BETTER, METRICS, RANKING, measure, recalls
-from studies.training import Part
+from studies.training import Budget, Part, train
 
 AS_TRAINED, TUNED, ONE_MODEL = READINGS = ("threshold 0", "tuned threshold", "one model")
 CRITERION = METRICS.index("micro F1")  # of the one model: claimed by neither side, and what many watch in training
@@ -55,3 +56,10 @@ def _best(scores: np.ndarray, reading: str, metric: int) -> tuple[int, int]:
         return int(goodness[:, 0].argmax()), 0
     model, threshold = np.unravel_index(goodness.argmax(), goodness.shape)
     return int(model), int(threshold)
+
+
+def chosen_logits(loss: Loss, part: Part, *, seed: int, budget: Budget) -> np.ndarray:
+    """Of the MLP that is best in subset accuracy on validation, as it was trained, for the small experiments."""
+    validation, test = train(loss, "MLP", part, seed=seed, budget=budget)
+    best = next(row for row in read(validation, test, part) if (row.reading, row.metric) == (AS_TRAINED, METRICS[0]))
+    return test[best.configuration, best.checkpoint]

@@ -17,7 +17,7 @@ def show(folder: Path, console: Console) -> None:
     rows = read(folder / "scores.csv")
     for model in dict.fromkeys(row["model"] for row in rows):
         console.print(table([row for row in rows if row["model"] == model], model))
-    where = f"All readings, sets and seeds: {folder / 'scores.csv'}"
+    where = f"All readings, sets and seeds: {folder / 'scores.csv'}; figures beside it."
     console.print(where, soft_wrap=True, markup=False, highlight=False)
 
 

@@ -10,7 +10,7 @@ from demo import positive
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from studies import report, results, sets
+from studies import figures, report, results, sets
 from studies.losses import LOSSES
 from studies.models import HIDDEN
 from studies.readings import read
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     except DataError as problem:
         print(f"studies: {problem}", file=sys.stderr)
         return 2
+    figures.draw(arguments.output)
     report.show(arguments.output, console)
     return 0
 
