@@ -1,6 +1,6 @@
-"""The figures of a run: average ranks with their critical difference, and ZLPR's gain over BCE against what sets are like.
+"""The figures of a run: average ranks with their critical difference; ZLPR's gain over BCE by what a set is like.
 
-``python -m studies.figures DIR`` draws ranks.svg and gains.svg from the CSV files in DIR, and studies.run does so itself.
+``python -m studies.figures DIR`` draws them from the CSV files in DIR, as studies.run does at its end.
 """
 
 import sys
