@@ -5,15 +5,17 @@ import subprocess
 import sys
 from urllib.error import URLError
 
+import jax
 import numpy as np
 import optax
+import pages
 import pytest
 from registry import ROOT
 from sklearn import metrics as reference
 
 sys.path.insert(0, str(ROOT))
 
-from studies import additions, dependence, figures, results, rows_by_labels, run, sets, statistics, training
+from studies import additions, dependence, figures, losses, results, rows_by_labels, run, sets, statistics, training
 from studies.losses import LOSSES, bce, odds_against, zlpr_smoothing
 from studies.metrics import METRICS, measure
 from studies.readings import CRITERION, ONE_MODEL, TUNED, read
@@ -110,6 +112,14 @@ def test_formulas(name):
     np.testing.assert_allclose(found, values, rtol=1e-5)
 
 
+def test_the_loss_in_five_lines():
+    (block,) = pages.blocks("studies/README.md")
+    exec(block, {"loss": losses.loss, "jax": jax})
+    hinge = LOSSES.pop("hinge")
+    assert len(training.grid(hinge)) == 16
+    assert hinge.function(np.float32([[0.2, -3]]), np.array([[1, 0]]), np.float32(0.5)).tolist() == [pytest.approx(0.3)]
+
+
 def test_smoothing_takes_a_traced_epsilon():
     assert zlpr_smoothing(S, Y, np.float32(0)).tolist() == LOSSES["ZLPR"].function(S, Y).tolist()
 
@@ -151,8 +161,8 @@ def test_broken_losses_come_last(monkeypatch, tmp_path):
     fair = training.grid
     too_fast = [training.Configuration(100.0, 0.0, 0.0)]
     monkeypatch.setattr(training, "grid", lambda loss: too_fast if loss.name == "too fast" else fair(loss))
-    losses = ["flipped", "BCE", "too fast", "ZLPR", "Dice linear"]
-    assert studied(monkeypatch, toy(tmp_path, "a", "b", "c"), tmp_path / "out", "--losses", *losses)[0] == 0
+    names = ["flipped", "BCE", "too fast", "ZLPR", "Dice linear"]
+    assert studied(monkeypatch, toy(tmp_path, "a", "b", "c"), tmp_path / "out", "--losses", *names)[0] == 0
     rows = results.read(tmp_path / "out" / "scores.csv")
     for metric in figures.PANELS:
         found = figures.of(rows, "MLP", "threshold 0", metric)
