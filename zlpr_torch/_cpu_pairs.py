@@ -31,7 +31,11 @@ FARTHEST = 64.0
 FAR = {torch.float32: 20.0, torch.float64: 170.0}
 """Up to here the exponentials of the regret can be multiplied with each other without a shift."""
 
-Computed = tuple[Tensor, tuple[Tensor | None, Tensor | None]]
+Both = tuple[Tensor | None, Tensor | None]
+"""Something of each of the two logit vectors."""
+
+Computed = tuple[Tensor, Both, Both]
+"""The values, the gradients, and where a loss of the logits needs them ``e^x`` and ``e^y``."""
 
 
 class Memory:
@@ -62,6 +66,7 @@ class Block(NamedTuple):
     gap: Tensor  # x - y
     where: Tensor | None
     memory: Memory
+    with_exponentials: bool = False
 
 
 class Sigmoids(NamedTuple):
@@ -77,9 +82,13 @@ def _jeffreys(block: Block, wanted: tuple[bool, bool]) -> Computed:
     at = _sigmoids(block)
     apart = _apart(block, at)
     values = torch.mul(apart, block.gap, out=block.memory["grown"]).sum(1, True)
+    exponentials: Both = (None, None)
+    if block.with_exponentials:
+        memory = block.memory
+        exponentials = torch.div(at.on_x, at.off_x, out=memory["exp_x"]), torch.div(at.on_y, at.off_y, out=memory["exp_y"])
     in_p = at.on_x.mul_(at.off_x).mul_(block.gap).add_(apart) if wanted[0] else None
     in_q = at.on_y.mul_(at.off_y).mul_(block.gap).add_(apart).neg_() if wanted[1] else None
-    return values, (in_p, in_q)
+    return values, (in_p, in_q), exponentials
 
 
 def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
@@ -97,7 +106,7 @@ def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
     far = torch.div(apart, off_y, out=off_y).log1p_().addcmul_(on_x, rise, value=-1)
     values = torch.lerp(far, near, rise.abs_().lt_(NEAR), out=far).sum(1, True)
     in_p = on_x.mul_(off_x).mul_(block.gap) if wanted[0] else None
-    return values, (in_p, apart.mul_(side) if wanted[1] else None)
+    return values, (in_p, apart.mul_(side) if wanted[1] else None), (None, None)
 
 
 def _near_kl(rise: Tensor, on: Tensor, off: Tensor, memory: Memory) -> Tensor:
@@ -131,7 +140,7 @@ def _fraction(square: Tensor, factors: list[float], memory: Tensor | None) -> Te
 
 
 def _sigmoids(block: Block) -> Sigmoids:
-    x, y, _, _, memory = block
+    x, y, memory = block.x, block.y, block.memory
     return Sigmoids(
         torch.sigmoid(x, out=memory["on_x"]),
         torch.neg(x, out=memory["off_x"]).sigmoid_(),
@@ -159,7 +168,7 @@ def _regret(block: Block, wanted: tuple[bool, bool]) -> Computed:
     values = torch.log1p(_centred(block, read))
     if too_far is not None:
         values.masked_fill_(too_far, torch.nan)
-    return values, _regret_gradients(block, read, wanted) if any(wanted) else (None, None)
+    return values, _regret_gradients(block, read, wanted) if any(wanted) else (None, None), (None, None)
 
 
 def _rows_beyond(far: float, *logits: Tensor) -> Tensor | None:
@@ -208,7 +217,7 @@ def _centred(block: Block, read: _Regret) -> Tensor:
     return (both[1] - up * down) / total - ((both[0] + up) / total) * (fall / total)
 
 
-def _regret_gradients(block: Block, read: _Regret, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+def _regret_gradients(block: Block, read: _Regret, wanted: tuple[bool, bool]) -> Both:
     """By the softmax weights P, N and W of the two halves and of the floor."""
     memory, (on, off, weight, ratio, total) = block.memory, read
     positive = torch.mul(weight, ratio, out=memory["grown"])
