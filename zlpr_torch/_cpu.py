@@ -83,20 +83,32 @@ def backward(
     return layout.cells(Sweep(*arrays, each, gradient).gradient, input.shape)
 
 
-def forward_terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple[Tensor, Tensor]:
-    """The two halves of each example."""
-    halves = _terms_sweep(input, target, options, axes, None).losses
+def forward_terms(
+    input: Tensor, target: Tensor, options: Options, axes: Shape, *, with_gradient: bool
+) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    """The two halves of each example, and for ``backward_terms`` the gradients of both in one array.
+
+    That holds both of hard targets, as each cell is in one half only. Of others nothing is kept.
+    """
     layout = layout_of(input.dim(), axes)
-    positive, negative = (layout.examples(half, input.shape).clone() for half in halves.unbind(1))
-    return positive, negative
+    kept = with_gradient and input.dtype in WIDE and not target.is_floating_point()
+    upstream = input.new_ones((1, 2)).expand(layout.number_of_rows(input.shape), 2) if kept else None
+    sweep = _terms_sweep(input, target, options, axes, upstream)
+    positive, negative = (layout.examples(half, input.shape).clone() for half in sweep.losses.unbind(1))
+    return (positive, negative), layout.cells(sweep.gradient, input.shape) if kept else None
 
 
-def backward_terms(upstreams: Sequence[Tensor], input: Tensor, target: Tensor, options: Options, axes: Shape) -> Tensor:
-    """The gradient. Nothing is kept for it: that of each half would be an array of its own."""
+def backward_terms(
+    upstreams: Sequence[Tensor], residuals: Any, input: Tensor, target: Tensor, options: Options, axes: Shape
+) -> Tensor:
+    """The gradient, in the memory of ``residuals``. Without any it is recomputed."""
+    layout = layout_of(input.dim(), axes)
+    if residuals is not None:
+        positive, negative = map(layout.beside_cells, upstreams)
+        pulled = residuals.clamp(max=0).mul_(positive)  # a gradient below 0 is that of a positive
+        return residuals.clamp_(min=0).mul_(negative).add_(pulled)
     upstream = torch.stack([half.reshape(-1) for half in upstreams], 1)
-    return layout_of(input.dim(), axes).cells(
-        _terms_sweep(input, target, options, axes, upstream).gradient, input.shape
-    )
+    return layout.cells(_terms_sweep(input, target, options, axes, upstream).gradient, input.shape)
 
 
 def _terms_sweep(input: Tensor, target: Tensor, options: Options, axes: Shape, upstream: Tensor | None) -> "Sweep":

@@ -82,13 +82,14 @@ def _jeffreys(block: Block, wanted: tuple[bool, bool]) -> Computed:
     at = _sigmoids(block)
     apart = _apart(block, at)
     values = torch.mul(apart, block.gap, out=block.memory["grown"]).sum(1, True)
-    exponentials: Both = (None, None)
-    if block.with_exponentials:
-        memory = block.memory
-        exponentials = torch.div(at.on_x, at.off_x, out=memory["exp_x"]), torch.div(at.on_y, at.off_y, out=memory["exp_y"])
+    exponentials = _exponentials(block.memory, at) if block.with_exponentials else (None, None)
     in_p = at.on_x.mul_(at.off_x).mul_(block.gap).add_(apart) if wanted[0] else None
     in_q = at.on_y.mul_(at.off_y).mul_(block.gap).add_(apart).neg_() if wanted[1] else None
     return values, (in_p, in_q), exponentials
+
+
+def _exponentials(memory: Memory, at: Sigmoids) -> Both:
+    return torch.div(at.on_x, at.off_x, out=memory["exp_x"]), torch.div(at.on_y, at.off_y, out=memory["exp_y"])
 
 
 def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:

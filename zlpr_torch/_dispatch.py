@@ -56,7 +56,7 @@ def terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple
         return zlpr_core.zlpr_terms(input, target, axis=axes, **options.by_name(), xp=xp)
     if torch.is_grad_enabled() and input.requires_grad:
         return KernelTerms.apply(axes, options, input, target)  # type: ignore[no-any-return, no-untyped-call]
-    return _cpu.forward_terms(input, target, options, axes)
+    return _cpu.forward_terms(input, target, options, axes, with_gradient=False)[0]
 
 
 def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
