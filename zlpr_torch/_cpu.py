@@ -101,12 +101,12 @@ def forward_terms(
 def backward_terms(
     upstreams: Sequence[Tensor], residuals: Any, input: Tensor, target: Tensor, options: Options, axes: Shape
 ) -> Tensor:
-    """The gradient, in the memory of ``residuals``. Without any it is recomputed."""
+    """The gradient. ``residuals`` are overwritten; without any it is recomputed."""
     layout = layout_of(input.dim(), axes)
     if residuals is not None:
         positive, negative = map(layout.beside_cells, upstreams)
-        pulled = residuals.clamp(max=0).mul_(positive)  # a gradient below 0 is that of a positive
-        return residuals.clamp_(min=0).mul_(negative).add_(pulled)
+        pulled: Tensor = residuals.clamp(max=0).mul_(positive)  # a gradient below 0 is that of a positive
+        return pulled.add_(residuals.clamp_(min=0).mul_(negative))
     upstream = torch.stack([half.reshape(-1) for half in upstreams], 1)
     return layout.cells(_terms_sweep(input, target, options, axes, upstream).gradient, input.shape)
 
