@@ -7,7 +7,7 @@ but the logits has to be kept for it.
 from math import inf
 from typing import Any
 
-from ._logistic import exp_minus_line, logistic_gap, sigmoids, softplus
+from ._logistic import NEAR, exp_minus_line, logistic_gap, tail
 from ._pairs import Pair, movable, total
 from ._typing import Namespace
 
@@ -42,22 +42,25 @@ def jeffreys_gradients(pair: Pair, /, *, xp: Namespace) -> tuple[Any, Any]:
 
 
 def _slope(x: Any, lost: Any, *, xp: Namespace) -> Any:
-    """``σ'(x) = σ(x) σ(-x)``."""
-    on, off = sigmoids(x, lost, xp=xp)
-    return on * off
+    """``σ'(x) = (1 / (2 cosh(x/2)))²``, with no exponential of those that the values need: XLA would store it."""
+    root, _ = tail(0.5 * x, None if lost is None else 0.5 * lost, xp=xp)
+    sech = root / (1 + root * root)
+    return sech * sech
 
 
 def _kl_of_cells(x: Any, y: Any, rise: Any, *, xp: Namespace) -> Any:
     """KL(σ(x) ‖ σ(y)) with ``rise = y - x``.
 
     Near each other, ``log E[e^(R - E[R])]`` for R = rise where the label is on and 0 where it is off: its terms of
-    first order, which would cancel, are gone. Far apart, softplus differences from the side of x that cancels less,
-    in the derivatives too.
+    first order, which would cancel, are gone. Far apart, a softplus difference from the side of x that cancels less, in
+    the derivatives too.
     """
-    on, off = sigmoids(x, xp=xp)
-    near = abs(rise) < 2
-    r = xp.where(near, rise, 0.0)
-    close = xp.log1p(on * exp_minus_line(r * off, xp=xp) + off * exp_minus_line(-r * on, xp=xp))
     mirror = xp.where(rise > 0, x + 1, x - 1) > 0
-    growth = softplus(xp.where(mirror, -y, y), xp=xp) - softplus(xp.where(mirror, -x, x), xp=xp)
-    return xp.where(near, close, growth - xp.where(mirror, -off, on) * rise)
+    x, y, rise = xp.where(mirror, -x, x), xp.where(mirror, -y, y), xp.where(mirror, -rise, rise)
+    (a, x_positive), (b, y_positive) = tail(x, xp=xp), tail(y, xp=xp)
+    on, off = xp.where(x_positive, 1.0, a) / (1 + a), xp.where(x_positive, a, 1.0) / (1 + a)
+    near = abs(rise) < NEAR
+    r = xp.where(near, rise, 0.0)
+    close = on * exp_minus_line(r * off) + off * exp_minus_line(-r * on)
+    line = xp.where(y_positive, y, 0.0) - xp.where(x_positive, x, 0.0) - on * rise
+    return xp.log1p(xp.where(near, close, (b - a) / (1 + a))) + xp.where(near, 0.0, line)

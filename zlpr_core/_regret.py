@@ -7,7 +7,7 @@ r"""The regret of soft ZLPR, which is the divergence that it induces, and its gr
 from math import inf
 from typing import Any, NamedTuple
 
-from ._logistic import exp_minus_one, sigmoids
+from ._logistic import NEAR, exp_minus_one, sigmoids
 from ._namespace import largest
 from ._pairs import Pair, movable
 from ._reduce import Terms, log1p_sum_exp, softmax_weight, spread_nan, sum_exp
@@ -85,10 +85,10 @@ def _centred(regret: _Regret, mean: Any, near: Any, *, xp: Namespace) -> Any:
     Sums of ``e^x - 1``, so that the terms of first order cancel before anything is rounded.
     """
     centred, weight = regret.gap - mean, regret.weight
-    small = abs(centred) < 2  # where e^x - 1 by arithmetic and by exponentials are equally exact
+    small = abs(centred) < NEAR  # where e^x - 1 by arithmetic and by exponentials are equally exact
     wide = near & ~small
-    grown = exp_minus_one(xp.where(small, centred, 0.0), xp=xp)
-    shrunk = exp_minus_one(xp.where(small, -centred, 0.0), xp=xp)
+    grown = exp_minus_one(xp.where(small, centred, 0.0))
+    shrunk = exp_minus_one(xp.where(small, -centred, 0.0))
     high = xp.where(small, weight * grown, _shifted(regret.positive, -mean, wide, xp=xp) - weight)
     low = xp.where(small, weight * shrunk, _shifted(regret.negative, mean, wide, xp=xp) - weight)
     both = xp.where(small, -weight * grown * shrunk, high + low)
