@@ -40,14 +40,15 @@ def divergence(
     @tf.custom_gradient
     def values(s: Any, u: Any) -> Any:
         read = pair(s, u)
+        divergences = kind.value(read, xp=xp)
 
         def backward(upstream: Any) -> tuple[Any, Any]:
-            each = upstream
+            each, known = upstream, divergences
             for a in sorted(read.axes):
-                each = ops.expand_dims(each, a)
-            in_p, in_q = kind.gradients(pair(s, u), xp=xp)
+                each, known = ops.expand_dims(each, a), ops.expand_dims(known, a)
+            in_p, in_q = kind.gradients(pair(s, u), known, xp=xp)
             return ops.cast(in_p * each, s.dtype), ops.cast(in_q * each, u.dtype)
 
-        return kind.value(read, xp=xp), backward
+        return divergences, backward
 
     return values(p, q)

@@ -121,7 +121,7 @@ MUTANTS = {
     "pair: half precision of the second is multiplied": Mutant(CPU_DIVERGENCES, "if residuals is not None and p.dtype in WIDE and q.dtype in WIDE:", "if residuals is not None and p.dtype in WIDE:", (*PAIRED, *BLOCKWISE)),
     "pair: the last block": Mutant(CPU_DIVERGENCES, "for start in range(0, self.count, self.step):", "for start in range(0, self.count - self.step + 1, self.step):", BLOCKWISE),
     "pair: masked cells": Mutant(CPU_DIVERGENCES, "return logits if where is None else torch.where(where, logits, number_tensor(0.0, self.dtype))", "return logits", (*PAIRED, *BLOCKWISE)),
-    "pair: a NaN stays in its slope": Mutant("zlpr_core/_pairs.py", "xp.where(spoiled, nan, pair.scale", "xp.where(is_nan > 0, nan, pair.scale", BLOCKWISE),
+    "pair: a NaN stays in its slope": Mutant("zlpr_core/_pairs.py", "xp.where(values == values, pair.scale * gradient, nan)", "pair.scale * gradient", BLOCKWISE),
     "pair: share forgotten by the formula": Mutant(FORMULA, "gradient = call.share * apart", "gradient = apart", (*PAIRED, *BLOCKWISE)),
     "pair: mean forgotten by the formula": Mutant(FORMULA, "_number_of_examples(layout, inputs.p.shape, inputs.options.where)", "1", (*PAIRED, *BLOCKWISE)),
 }  # fmt: skip
