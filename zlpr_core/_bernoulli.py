@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from ._logistic import NEAR, exp_minus_line, logistic_gap, tail
-from ._pairs import Pair, movable, total
+from ._pairs import Pair, movable, negated, total
 from ._typing import Namespace
 
 
@@ -42,33 +42,30 @@ def jeffreys_gradients(pair: Pair, values: Any, /, *, xp: Namespace) -> tuple[An
 
 
 def _gap_of_negatives(pair: Pair, *, xp: Namespace) -> Any:
-    """``σ(-x) - σ(-y)``, which is ``σ(y) - σ(x)`` by exponentials that the value does not share."""
-    x_lost, y_lost = pair.lost
-    lost = (None, None) if x_lost is None else (-x_lost, -y_lost)
-    return logistic_gap(-pair.x, -pair.y, -pair.gap, lost, xp=xp)
+    """``σ(-x) - σ(-y)``, which is ``σ(y) - σ(x)`` by exponentials that XLA cannot share with the value and store."""
+    x, y, gap, lost, *_ = negated(pair)
+    return logistic_gap(x, y, gap, lost, xp=xp)
 
 
 def _slope(x: Any, lost: Any, *, xp: Namespace) -> Any:
     """``σ'(x) = (1 / (2 cosh(x/2)))²``."""
     root, _ = tail(0.5 * x, None if lost is None else 0.5 * lost, xp=xp)
-    sech = root / (1 + root * root)
+    sech = root / (1 + root - root * (1 - root))  # XLA would make of root² an exponential of its own
     return sech * sech
 
 
 def _kl_of_cells(x: Any, y: Any, rise: Any, *, xp: Namespace) -> Any:
-    """KL(σ(x) ‖ σ(y)) with ``rise = y - x``.
+    """KL(σ(x) ‖ σ(y)) with ``rise = y - x``, seen from the side on which x is negative.
 
     Near each other, ``log E[e^(R - E[R])]`` for R = rise where the label is on and 0 where it is off: its terms of
-    first order, which would cancel, are gone. Far apart, a softplus difference from the side of x that cancels less, in
-    the derivatives too.
+    first order, which would cancel, are gone. Far apart, a softplus difference.
     """
-    mirror = xp.where(rise > 0, x + 1, x - 1) > 0
-    x, y, rise = xp.where(mirror, -x, x), xp.where(mirror, -y, y), xp.where(mirror, -rise, rise)
-    (a, x_positive), (b, y_positive) = tail(x, xp=xp), tail(y, xp=xp)
-    larger = 1 / (1 + a)
-    on, off = xp.where(x_positive, larger, a * larger), xp.where(x_positive, a * larger, larger)
+    (a, x_positive), (b, _) = tail(x, xp=xp), tail(y, xp=xp)
+    y, rise = xp.where(x_positive, -y, y), xp.where(x_positive, -rise, rise)
+    off = 1 / (1 + a)
+    on = a * off
     near = abs(rise) < NEAR
     r = xp.where(near, rise, 0.0)
     close = on * exp_minus_line(r * off) + off * exp_minus_line(-r * on)
-    line = xp.where(y_positive, y, 0.0) - xp.where(x_positive, x, 0.0) - on * rise
-    return xp.log1p(xp.where(near, close, (b - a) * larger)) + xp.where(near, 0.0, line)
+    line = xp.where(y > 0, y, 0.0) - on * rise
+    return xp.log1p(xp.where(near, close, (b - a) * off)) + xp.where(near, 0.0, line)

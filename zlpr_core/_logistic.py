@@ -24,16 +24,14 @@ def sigmoids(x: Any, /, *, xp: Namespace) -> tuple[Any, Any]:
 def logistic_gap(x: Any, y: Any, gap: Any, lost: tuple[Any, Any] = (None, None), /, *, xp: Namespace) -> Any:
     """``σ(x) - σ(y)`` from ``gap = x - y``, to full relative accuracy however close the two are.
 
-    A difference of ``e^-|x|`` and ``e^-|y|``, or of 1 and their product where the signs differ. Near each other it is
-    the sum of the two times ``tanh(gap / 2)``.
+    It is ``σ(x) σ(-y) - σ(-x) σ(y)``. Near each other that is the sum of the two products times ``tanh(gap / 2)``.
     """
-    a, x_positive = tail(x, lost[0], xp=xp)
-    b, y_positive = tail(y, lost[1], xp=xp)
-    same = x_positive == y_positive
-    one, other = xp.where(same, b, 1.0), xp.where(same, a, a * b)
+    (a, x_positive), (b, y_positive) = tail(x, lost[0], xp=xp), tail(y, lost[1], xp=xp)
+    more = xp.where(x_positive, 1.0, a) * xp.where(y_positive, b, 1.0)
+    less = xp.where(x_positive, a, 1.0) * xp.where(y_positive, 1.0, b)
     near = abs(gap) < NEAR
-    difference = xp.where(x_positive, one - other, other - one)
-    return xp.where(near, _tanh_half(xp.where(near, gap, 0.0)) * (one + other), difference) / ((1 + a) * (1 + b))
+    close = _tanh_half(xp.where(near, gap, 0.0)) * (more + less)
+    return xp.where(near, close, more - less) / ((1 + a) * (1 + b))
 
 
 def exp_minus_one(x: Any, /) -> Any:

@@ -53,6 +53,13 @@ def check_logits(p: Array, q: Array, scale: Any, names: tuple[str, str], /, *, x
     check_same_shape((p, q), names, xp=xp)
 
 
+def negated(pair: Pair, /) -> Pair:
+    """The pair of ``-x`` and ``-y``, which is as far apart."""
+    x_lost, y_lost = pair.lost
+    lost = (None, None) if x_lost is None else (-x_lost, -y_lost)
+    return pair._replace(x=-pair.x, y=-pair.y, gap=-pair.gap, lost=lost)
+
+
 def total(cells: Any, pair: Pair, /, *, xp: Namespace) -> Any:
     """The sum over the classes."""
     values = xp.squeeze(xp.sum(cells, axis=pair.axes, keepdims=True), axis=pair.axes)

@@ -41,7 +41,8 @@ def regret(pair: Pair, *, xp: Extended) -> Any:
     # the direct way, each of which is a softmax weight.
     slopes = direct - xp.stop_gradient(xp.where(direct <= largest(direct.dtype, xp=xp), direct, 0.0))
     value = xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)
-    return spread_nan(value, value, xp=xp)
+    value = spread_nan(value, value, xp=xp)
+    return xp.where(value > largest(value.dtype, xp=xp), inf, value)  # impossible, and so no logit can help
 
 
 def regret_gradients(pair: Pair, values: Any, /, *, xp: Extended) -> tuple[Any, Any]:

@@ -103,7 +103,7 @@ MUTANTS = ROUNDING | {
     # --- divergences
     "first order left in KL": Mutant(BERNOULLI, "exp_minus_line(r * off)", "exp_minus_line(r)"),
     "fewer terms": Mutant(LOGISTIC, "z * (135135 + z * (990 + z))", "z * 135135"),
-    "one kind of gap for both signs": Mutant(LOGISTIC, "xp.where(x_positive, one - other, other - one)", "one - other"),
+    "one of two products": Mutant(LOGISTIC, "more - less) /", "more) /"),
     "scale in the probabilities only": Mutant(PAIRS, "return Pair(x, y, scale * (s - u),", "return Pair(x, y, (s - u),"),
     "gap rounded by the threshold": Mutant(PAIRS, "return Pair(x, y, scale * (s - u),", "return Pair(x, y, x - y,"),
     "threshold of the first logits only": Mutant(PAIRS, "_scaled(u, threshold, where,", "_scaled(u, 0.0, where,"),

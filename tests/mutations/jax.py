@@ -25,7 +25,7 @@ ROUNDING = {
     "lost: regret, positive, forgotten": Mutant(REGRET_FILE, "Terms(falling, share, falling_lost)", "Terms(falling, share, 0 * falling_lost)", ROUNDED),
     "lost: regret, negative, sign": Mutant(REGRET_FILE, "Terms(rising, share, rising_lost)", "Terms(rising, share, -rising_lost)", ROUNDED),
     "lost: regret, negative, forgotten": Mutant(REGRET_FILE, "Terms(rising, share, rising_lost)", "Terms(rising, share, 0 * rising_lost)", ROUNDED),
-    "lost: agreement, forgotten in both slopes": Mutant(BERNOULLI, "-pair.gap, lost, xp=xp)", "-pair.gap, xp=xp)", ROUNDED),
+    "lost: agreement, forgotten in both slopes": Mutant(BERNOULLI, "(x, y, gap, lost, xp=xp)", "(x, y, gap, xp=xp)", ROUNDED),
     "lost: agreement, forgotten in the first slope": Mutant(BERNOULLI, "_slope(pair.x, pair.lost[0], xp=xp) * pair.gap - apart", "_slope(pair.x, None, xp=xp) * pair.gap - apart", ROUNDED),
     "lost: agreement, of the other in the second slope": Mutant(BERNOULLI, "_slope(pair.y, pair.lost[1], xp=xp)", "_slope(pair.y, pair.lost[0], xp=xp)", ROUNDED),
 }  # fmt: skip
