@@ -12,17 +12,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import report
 import text_data
 from data import DataError
-from demo import positive
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from zlpr_core import __version__, predict
+try:
+    import report
+    from demo import positive
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.table import Table
+
+    from zlpr_core import __version__, predict
+except ModuleNotFoundError as missing:
+    sys.exit(f"finetune_text.py: {missing.name} is missing: {text_data.INSTALL}.")
 
 LOSSES = {"zlpr": "ZLPR", "bce": "binary cross-entropy", "focal": "focal loss", "asymmetric": "asymmetric loss"}
 ZERO, SHARED, EACH = "0", "one, tuned", "one a label, tuned"  # thresholds
@@ -48,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments, console = parse(argv), Console()
     try:
         corpus = read(arguments)
-        console.print(summary(corpus), highlight=False)
+        console.print(summary(corpus), highlight=False, soft_wrap=True)
         validation, test = trainer()(corpus, arguments, bar(console))
     except DataError as problem:
         return complain(str(problem))
@@ -117,7 +128,7 @@ def trainer() -> Callable[..., list[np.ndarray]]:
         importlib.import_module("accelerate")  # which the Trainer asks for only when it starts
         return importlib.import_module("text_trainer").finetune
     except ModuleNotFoundError as missing:
-        msg = f"training needs {missing.name}: in a clone, pip install '.[torch]' --group text."
+        msg = f"{missing.name} is missing: {text_data.INSTALL}."
         raise DataError(msg) from None
 
 

@@ -6,11 +6,13 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 from data import DataError
 
+INSTALL = "in a clone, pip install '.[torch]' --group text"
 TRUTHS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
 SET_ASIDE = 0.1  # of the training rows, where there is no file to validate or to test on
 
@@ -57,7 +59,7 @@ def load(train: Path, others: list[Path | None], layout: Layout, *, names: Path 
     if names:  # a number is the id of a class, unless it is the name of one
         known = {str(i): i for i in range(len(classes))} | known
     parts = [path and encode(read(path, layout)[1], known, len(classes)) for path in others]
-    return Corpus(classes, *_filled(encode(rows, known, len(classes)), parts, seed=seed))
+    return Corpus(classes, *_filled(encode(rows, known, len(classes)), parts, train, seed=seed))
 
 
 def read(path: Path, layout: Layout) -> tuple[list[str], list[Row]]:
@@ -93,7 +95,7 @@ def encode(rows: list[Row], known: dict[str, int], classes: int) -> Texts:
     return Texts([row.text for row in rows], labels)
 
 
-def _filled(train: Texts, others: list[Texts | None], *, seed: int) -> list[Texts]:
+def _filled(train: Texts, others: list[Texts | None], path: Path, *, seed: int) -> list[Texts]:
     """The same parts, of which a missing one gets a tenth of the training rows, by chance."""
     rest = np.random.default_rng(seed).permutation(len(train.texts))
     share = math.ceil(SET_ASIDE * len(rest))
@@ -102,6 +104,7 @@ def _filled(train: Texts, others: list[Texts | None], *, seed: int) -> list[Text
         if part is None:
             part, rest = _take(train, rest[:share]), rest[share:]
         filled.append(part)
+    _require(len(rest), path, "too few rows to set some aside for validation and test")
     return [_take(train, rest), *filled]
 
 
@@ -140,10 +143,16 @@ def _find(wanted: list[str], names: list[str], path: Path, layout: Layout) -> li
     for name in wanted:
         first, _, last = (name, "", name) if name in names else name.partition(":")
         for end in (first, last):
-            hint = f"its columns are {', '.join(names)}" if layout.header else f"they are numbered 0 to {names[-1]}"
-            _require(end in names, path, f"there is no column {end!r}; {hint}")
+            _require(end in names, path, f"there is no column {end!r}; {_hint(end, names, layout)}")
         found += range(names.index(first), names.index(last) + 1)
     return list(dict.fromkeys(found))
+
+
+def _hint(name: str, names: list[str], layout: Layout) -> str:
+    if not layout.header:
+        return f"they are numbered 0 to {names[-1]}"
+    hint = f"the first line has {shorten(', '.join(names), 100, placeholder=' ...')}"
+    return f"{hint}; if that is no header, say --no-header" if name.isdecimal() else hint
 
 
 def _listed(cell: str, layout: Layout) -> list[str]:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -88,7 +89,8 @@ def load(name: str, classes: list[str]) -> tuple[PreTrainedModel, PreTrainedToke
         model = transformers.AutoModelForSequenceClassification.from_pretrained(name, **labels, **kind)
         return model, transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError) as problem:
-        msg = f"--model {name}: {' '.join(str(problem).split()).rstrip('.')}."
+        where = "this folder" if Path(name).is_dir() else "there is no such folder, and from the Hub it"
+        msg = f"--model {name}: {where} cannot be loaded: {' '.join(str(problem).split()).rstrip('.')}."
         raise DataError(msg) from None
 
 
