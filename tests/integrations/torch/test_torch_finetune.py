@@ -89,7 +89,7 @@ REFUSED = {
     "header alone": ("a.csv", CELLS, ["text,labels"], "a.csv: there is no row below the header"),
     "no text": ("a.csv", CELLS, ["body,labels", "x,a"], "a.csv: there is no column 'text'; the first line has body, labels"),
     "no label": ("a.csv", TICKS, ["text,joy", "x,1"], "a.csv: there is no column 'love'; the first line has text, joy"),
-    "no header": ("a.tsv", BARE._replace(header=True), ["x" * 90 + " y z\t1"], f"a.tsv: there is no column '0'; the first line has {'x' * 90} y ...; if that is no header, say --no-header"),
+    "no header": ("a.tsv", BARE._replace(header=True), ["x" * 90 + " y zzzzzzz\t1"], f"a.tsv: there is no column '0'; the first line has {'x' * 90} y ...; if that is no header, say --no-header"),
     "no number": ("a.tsv", BARE, ["x", "y"], "a.tsv: there is no column '1'; they are numbered 0 to 0"),
     "cells": ("a.csv", CELLS, ["text,labels", "x, and y,a"], "a.csv, line 2: there must be 2 cells, but there are 3"),
     "open quote": ("a.tsv", BARE, ['"x\ta', 'y"z\tb'], "a.tsv, line 2: a quotation mark is not closed"),
