@@ -199,9 +199,7 @@ def card_line(loss: str, threshold: float) -> str:
 
 def card(arguments: argparse.Namespace, sentence: str, rows: list[list[str]]) -> str:
     """The model card, as the Hub shows it."""
-    line = ["---", *["---:"] * (len(rows[0]) - 1)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in [rows[0], line, *rows[1:]])
-    return CARD.format(model=arguments.model, file=arguments.train.name, sentence=sentence, table=table)
+    return CARD.format(model=arguments.model, file=arguments.train.name, sentence=sentence, table=in_markdown(rows))
 
 
 def save(arguments: argparse.Namespace, card: str, classes: list[str], thresholds: dict[str, np.ndarray]) -> None:
