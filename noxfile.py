@@ -204,3 +204,10 @@ def demo(session: nox.Session) -> None:
     framework = parser.parse_known_args(session.posargs)[0].framework
     install(session, ".", *BACKENDS[DEMO[framework]]["install"], "demo")
     session.run("python", "examples/demo.py", *session.posargs)
+
+
+@nox.session(default=False)
+def study(session: nox.Session) -> None:
+    """Compare losses, tuned alike: ``-- --quick`` for a look, ``-- --data DIR`` for a folder of .npz files."""
+    install(session, ".", *BACKENDS["jax"]["install"], "demo")
+    session.run("python", "-m", "studies.run", *session.posargs)

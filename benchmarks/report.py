@@ -1,9 +1,7 @@
 """What came out: a table of ratios, and the CSV files that the documentation takes its figure and tables from."""
 
 import csv
-import platform
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +22,6 @@ SHORT = {
     "copies": lambda row: f"{row['copies']:.1f}",
     "bytes": lambda row: " / ".join(f"{row[key] / row['logits']:.1f}" for key in MEMORY if row[key] is not None),
 }
-
-
-def machine(versions: dict[str, str], threads: int) -> Row:
-    """What the numbers depend on."""
-    stated = ", ".join(f"{name} {number}" for name, number in ({"zlpr": version("zlpr")} | versions).items())
-    return {"cpu": cpu(), "threads": threads, "python": platform.python_version(), "versions": stated}
-
-
-def cpu() -> str:
-    """Its name and its widest vectors, where the system tells them: a ratio depends on both."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    facts = {name.strip(): fact.strip() for name, _, fact in (line.partition(":") for line in lines)}
-    flags = facts.get("flags", facts.get("Features", "")).split()
-    widest = next((vectors for vectors in ("avx512f", "avx2", "sve", "asimd") if vectors in flags), "")
-    return " ".join(filter(None, (facts.get("model name", platform.processor()), widest)))
 
 
 def described(setting: Row) -> str:

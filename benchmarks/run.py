@@ -11,6 +11,7 @@ from types import ModuleType
 
 import report
 from cases import CPU, FAMILY, QUICK, Case
+from machine import machine
 from measure import race
 from rich.console import Console
 from rich.progress import track
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     cases = QUICK if arguments.quick else cases
     rounds, seconds = (5, 0.5) if arguments.quick else (arguments.rounds, arguments.seconds)
     found = measure(peers, cases, threads=arguments.threads, rounds=rounds, seconds=seconds)
-    setting = report.machine(peers.VERSIONS, arguments.threads)
+    setting = machine(peers.VERSIONS, arguments.threads)
     if arguments.output:
         name = arguments.framework + ("" if arguments.table == "peers" else f"-{arguments.table}")
         report.write(arguments.output, name, found, setting)

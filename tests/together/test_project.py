@@ -130,7 +130,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md", ".github/pull_request_template.md"])
 def test_files_that_a_page_names_exist(page):
     """Those that it names with their folder."""
-    for name in re.findall(r"`((?:zlpr_\w+|tests|docs|benchmarks|examples)/[\w./]*)`", read(page)):
+    for name in re.findall(r"`((?:zlpr_\w+|tests|docs|benchmarks|examples|studies)/[\w./]*)`", read(page)):
         assert (ROOT / name).exists() or name.startswith("docs/_build/"), name
 
 
