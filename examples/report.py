@@ -4,14 +4,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import fill
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 from sklearn.metrics import accuracy_score, f1_score, label_ranking_average_precision_score, label_ranking_loss
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 METRICS = ("subset accuracy", "example F1", "micro F1", "macro F1", "average precision", "ranking loss")
 SHOWN = (*METRICS[:-1], "ranking loss (lower is better)")
@@ -85,6 +87,8 @@ def verdict(runs: dict[str, Runs], setting: str) -> str:
 
 def draw(path: Path, runs: dict[str, Runs], title: str) -> None:
     """Learning curves beside the final metrics, as a PNG."""
+    from matplotlib.figure import Figure  # who only measures needs none
+
     figure = Figure(figsize=(12, 5), dpi=150, layout="constrained")  # without pyplot it is Agg, and needs no display
     left, right = figure.subplots(1, 2)
     _draw_curves(left, runs)
@@ -93,7 +97,7 @@ def draw(path: Path, runs: dict[str, Runs], title: str) -> None:
     figure.savefig(path, format="png")
 
 
-def _draw_curves(axes: Axes, runs: dict[str, Runs]) -> None:
+def _draw_curves(axes: "Axes", runs: dict[str, Runs]) -> None:
     for name, run in runs.items():
         curves = np.array(run.curves)
         epochs, mean, spread = np.arange(1, curves.shape[1] + 1), curves.mean(axis=0), _spread(curves)
@@ -104,7 +108,7 @@ def _draw_curves(axes: Axes, runs: dict[str, Runs]) -> None:
     axes.legend(loc="lower right")
 
 
-def _draw_bars(axes: Axes, runs: dict[str, Runs]) -> None:
+def _draw_bars(axes: "Axes", runs: dict[str, Runs]) -> None:
     for offset, (name, scores) in zip((-0.2, 0.2), zip(runs, _scores(runs), strict=True), strict=True):
         places = np.arange(len(METRICS)) + offset
         axes.bar(places, scores.mean(axis=0), 0.38, yerr=_spread(scores), label=name, color=COLOURS[name], capsize=3)

@@ -14,7 +14,7 @@ from ._typing import Array, ArrayT, Axis, Namespace
 
 
 class Divergence(NamedTuple):
-    """For the adapters that tell their framework the derivative. Both are functions of a Pair."""
+    """For adapters that tell their framework the derivative: functions of a Pair, the gradients of the values too."""
 
     value: Callable[..., Any]
     gradients: Callable[..., tuple[Any, Any]]

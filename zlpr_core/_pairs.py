@@ -53,21 +53,29 @@ def check_logits(p: Array, q: Array, scale: Any, names: tuple[str, str], /, *, x
     check_same_shape((p, q), names, xp=xp)
 
 
+def negated(pair: Pair, /) -> Pair:
+    """The pair of ``-x`` and ``-y``, which is as far apart."""
+    x_lost, y_lost = pair.lost
+    lost = (None, None) if x_lost is None else (-x_lost, -y_lost)
+    return pair._replace(x=-pair.x, y=-pair.y, gap=-pair.gap, lost=lost)
+
+
 def total(cells: Any, pair: Pair, /, *, xp: Namespace) -> Any:
     """The sum over the classes."""
     values = xp.squeeze(xp.sum(cells, axis=pair.axes, keepdims=True), axis=pair.axes)
     return spread_nan(values, values, xp=xp)
 
 
-def movable(gradient: Any, still: Any, pair: Pair, /, *, xp: Namespace) -> Any:
-    """The gradient of the logits as they came, from that of the scaled.
+def movable(gradient: Any, pair: Pair, values: Any, /, *still: Any, xp: Namespace) -> Any:
+    """The gradient of the logits as they came, from that of the scaled. NaN in a row whose value is.
 
-    0 where ``still``: of an infinite logit, and of one that costs +inf whatever it is. NaN in a row with a NaN.
+    0 where any of ``still``: of an infinite logit, and of one that costs +inf whatever it is. One by one, as XLA would
+    store the union of two for the gradients that share it.
     """
-    is_nan = xp.astype((pair.x != pair.x) | (pair.y != pair.y), pair.x.dtype)
-    spoiled = xp.max(is_nan, axis=pair.axes, keepdims=True) > 0  # the whole row, as in a loss
-    gradient = keep(xp.where(spoiled, nan, pair.scale * gradient), pair.where, xp=xp)
-    return xp.where(still, 0.0, gradient)
+    gradient = keep(xp.where(values == values, pair.scale * gradient, nan), pair.where, xp=xp)
+    for cells in still:
+        gradient = xp.where(cells, 0.0, gradient)
+    return gradient
 
 
 def _finite(logits: Any, *, xp: Namespace) -> Any:

@@ -36,7 +36,12 @@ def log1p_sum_exp(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> A
 
 def sum_exp(terms: Terms, /, *, axis: tuple[int, ...], xp: Namespace) -> ShiftedSum:
     """``1 + Σ terms`` over ``axis``, which stays as an axis of length 1."""
-    highest = xp.max(_log_terms(terms, xp=xp), axis=axis, keepdims=True)
+    return sum_about(terms, _log_terms(terms, xp=xp), axis=axis, xp=xp)
+
+
+def sum_about(terms: Terms, logs: Any, /, *, axis: tuple[int, ...], xp: Namespace) -> ShiftedSum:
+    """``sum_exp``, given the logarithms of the terms, by which it shifts: to within a few units is near enough."""
+    highest = xp.max(logs, axis=axis, keepdims=True)
     shift = xp.floor(xp.where(highest > 0, highest, 0.0))
     # The 1 is e^-shift once it is shifted: 1 + rest = e^-shift + Σ scaled. With expm1 it adds exactly 0 to a small sum.
     one = xp.expm1(xp.where(shift <= largest(shift.dtype, xp=xp), -shift, 0.0))

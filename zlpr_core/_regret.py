@@ -7,10 +7,10 @@ r"""The regret of soft ZLPR, which is the divergence that it induces, and its gr
 from math import inf
 from typing import Any, NamedTuple
 
-from ._logistic import exp_minus_one, sigmoids
+from ._logistic import NEAR, exp_minus_one, sigmoids
 from ._namespace import largest
 from ._pairs import Pair, movable
-from ._reduce import Terms, log1p_sum_exp, softmax_weight, spread_nan, sum_exp
+from ._reduce import ShiftedSum, Terms, log_sum, softmax_weight, spread_nan, sum_about
 from ._terms import keep, subtract
 from ._typing import Extended, Namespace
 
@@ -31,33 +31,34 @@ def regret(pair: Pair, *, xp: Extended) -> Any:
     read, axes = _read_regret(pair, xp=xp), pair.axes
     gap = xp.where(abs(pair.gap) < 1e6, pair.gap, 0.0)  # a larger one is never near, and its sum would overflow
     mean = xp.sum(read.weight * gap, axis=axes, keepdims=True) / read.total
-    near = _is_within(read.positive, -mean, axes, xp=xp) & _is_within(read.negative, mean, axes, xp=xp)
-    centred = xp.squeeze(xp.log1p(_centred(read, xp.where(near, mean, 0.0), near, xp=xp)), axis=axes)
-    positive = log1p_sum_exp(read.positive, axis=axes, xp=xp)
-    negative = log1p_sum_exp(read.negative, axis=axes, xp=xp)
-    direct = positive + negative - 2 * xp.squeeze(xp.log(read.total), axis=axes)
-    impossible = xp.max(xp.where(pair.q_infinite & pair.differ, 1.0, 0.0 * read.weight), axis=axes, keepdims=True) > 0
+    positive, negative = _sum(read.positive, axes, xp=xp), _sum(read.negative, axes, xp=xp)
+    near = (positive.shift - mean < 30) & (negative.shift + mean < 30)  # no term is beyond e^31 once centred
+    centred = xp.where(near, _centred(read, positive, negative, xp.where(near, mean, 0.0), near, xp=xp), 0.0)
+    centred = xp.squeeze(xp.log1p(centred), axis=axes)
+    direct = log_sum(positive, axis=axes, xp=xp) + log_sum(negative, axis=axes, xp=xp)
+    direct = direct - 2 * xp.squeeze(xp.log(read.total), axis=axes)
     # The value of the centred way, whose derivatives would be off by up to 7e-4 in float32, with the derivatives of
     # the direct way, each of which is a softmax weight.
     slopes = direct - xp.stop_gradient(xp.where(direct <= largest(direct.dtype, xp=xp), direct, 0.0))
     value = xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)
     value = spread_nan(value, value, xp=xp)
-    return xp.where(xp.squeeze(impossible, axis=axes), inf, value)
+    return xp.where(value > largest(value.dtype, xp=xp), inf, value)  # impossible, and so no logit can help
 
 
-def regret_gradients(pair: Pair, /, *, xp: Extended) -> tuple[Any, Any]:
+def regret_gradients(pair: Pair, values: Any, /, *, xp: Extended) -> tuple[Any, Any]:
     """By softmax weights: with P and N those of the two halves and W that of the floor, ``N - P`` in y.
 
     In x it is ``2 σ(-2x) (P - W) - 2 σ(2x) (N - W)``.
     """
     read, axes = _read_regret(pair, xp=xp), pair.axes
-    positive = softmax_weight(read.positive, sum_exp(read.positive, axis=axes, xp=xp), xp=xp)
-    negative = softmax_weight(read.negative, sum_exp(read.negative, axis=axes, xp=xp), xp=xp)
+    positive = softmax_weight(read.positive, _sum(read.positive, axes, xp=xp), xp=xp)
+    negative = softmax_weight(read.negative, _sum(read.negative, axes, xp=xp), xp=xp)
     floor = read.weight / read.total
     on, off = sigmoids(2 * pair.x, xp=xp)
     in_p = 2 * (off * (positive - floor) - on * (negative - floor))
-    either = pair.p_infinite | pair.q_infinite
-    return movable(in_p, either, pair, xp=xp), movable(negative - positive, pair.q_infinite, pair, xp=xp)
+    either = pair.p_infinite, pair.q_infinite
+    in_q = negative - positive
+    return movable(in_p, pair, values, *either, xp=xp), movable(in_q, pair, values, pair.q_infinite, xp=xp)
 
 
 def _read_regret(pair: Pair, *, xp: Namespace) -> _Regret:
@@ -67,42 +68,43 @@ def _read_regret(pair: Pair, *, xp: Namespace) -> _Regret:
     share = keep(1 / (1 + tail * tail), pair.where, xp=xp)
     falling, falling_lost = subtract(xp.where(is_positive, 0.0, 2 * x), y, xp=xp)
     rising, rising_lost = subtract(xp.where(is_positive, -2 * x, 0.0), -y, xp=xp)
+    falling = xp.where(pair.q_infinite & pair.differ, inf, falling)  # impossible to match: the whole row is +inf
     weight = tail * share
     total = 1 + xp.sum(weight, axis=pair.axes, keepdims=True)
     positive, negative = Terms(falling, share, falling_lost), Terms(rising, share, rising_lost)
     return _Regret(positive, negative, weight, total, pair.gap, pair.axes)
 
 
-def _is_within(terms: Terms, shift: Any, axes: tuple[int, ...], *, xp: Namespace) -> Any:
-    """True for a row in which no term, nor the 1 beside them, is beyond ``e^30`` once shifted."""
-    highest = xp.max(terms.logit, axis=axes, keepdims=True)
-    return xp.where(highest > 0, highest, 0.0) + shift < 30
+def _sum(terms: Terms, axes: tuple[int, ...], *, xp: Namespace) -> ShiftedSum:
+    """``1 + Σ terms``. The weights are between a half and 1, unless masked, and so a term is near its exponential."""
+    return sum_about(terms, terms.logit, axis=axes, xp=xp)
 
 
-def _centred(regret: _Regret, mean: Any, near: Any, *, xp: Namespace) -> Any:
+def _centred(
+    regret: _Regret, positive: ShiftedSum, negative: ShiftedSum, mean: Any, near: Any, *, xp: Namespace
+) -> Any:
     """``E[e^(d - mean)] E[e^(mean - d)] - 1`` for d = gap, under the weights and the 1 beside them.
 
     Sums of ``e^x - 1``, so that the terms of first order cancel before anything is rounded.
     """
     centred, weight = regret.gap - mean, regret.weight
-    small = abs(centred) < 2  # where e^x - 1 by arithmetic and by exponentials are equally exact
-    wide = near & ~small
-    grown = exp_minus_one(xp.where(small, centred, 0.0), xp=xp)
-    shrunk = exp_minus_one(xp.where(small, -centred, 0.0), xp=xp)
-    high = xp.where(small, weight * grown, _shifted(regret.positive, -mean, wide, xp=xp) - weight)
-    low = xp.where(small, weight * shrunk, _shifted(regret.negative, mean, wide, xp=xp) - weight)
-    both = xp.where(small, -weight * grown * shrunk, high + low)
+    small = abs(centred) < NEAR
+    grown = exp_minus_one(xp.where(small, centred, 0.0))
+    shrunk = exp_minus_one(xp.where(small, -centred, 0.0))
+    high = xp.where(small, weight * grown, _shifted(regret.positive, positive, -mean, near, xp=xp) - weight)
+    low = xp.where(small, weight * shrunk, _shifted(regret.negative, negative, mean, near, xp=xp) - weight)
+    both = xp.where(small, -grown * shrunk * weight, high + low)
     one_high, one_low = xp.expm1(-mean), xp.expm1(mean)  # the 1, shifted
     second = _expectation(both, -one_high * one_low, regret, xp=xp)
-    first = _expectation(high, one_high, regret, xp=xp) * _expectation(low, one_low, regret, xp=xp)
-    return xp.where(near, second + first, 0.0)
+    return second + _expectation(high, one_high, regret, xp=xp) * _expectation(low, one_low, regret, xp=xp)
 
 
 def _expectation(cells: Any, one: Any, regret: _Regret, *, xp: Namespace) -> Any:
     return (xp.sum(cells, axis=regret.axes, keepdims=True) + one) / regret.total
 
 
-def _shifted(terms: Terms, shift: Any, wanted: Any, *, xp: Namespace) -> Any:
-    """``terms`` times ``e^shift``; ``weight`` alone where that is not wanted, as it might overflow there."""
-    moved, lost = subtract(terms.logit, -shift, xp=xp)
-    return terms.weight * (1 + terms.lost + lost) * xp.exp(xp.where(wanted, moved, 0.0))
+def _shifted(terms: Terms, total: ShiftedSum, shift: Any, near: Any, *, xp: Namespace) -> Any:
+    """``terms · e^shift`` from the softmax weights, which the gradients take too. In other rows it might overflow."""
+    moved, lost = subtract(total.shift, -shift, xp=xp)
+    row = (1 + total.rest) * (1 + lost) * xp.exp(xp.where(near, moved, 0.0))
+    return softmax_weight(terms, total, xp=xp) * row

@@ -22,17 +22,17 @@ class Factor(NamedTuple):
 
 
 def unshifted_terms(logits: Array, targets: Array, /, *, xp: Namespace) -> Halves:
-    """``t e^-s`` and ``(1 - t) e^s`` by one exponential; a target that is not legal gives a meaningless number.
+    """``t e^-s`` and ``(1 - t) e^s``; a target that is not legal gives a meaningless number.
 
-    The terms of hard targets are capped, so that they and their derivatives are finite: ``0 * inf`` would be NaN.
+    The terms of hard targets are capped, so that they and their derivatives are finite: ``0 * inf`` would be NaN. Each
+    half has its own exponential: XLA would store one that both sums use, which takes longer than a second one.
     """
     z = xp.astype(logits, compute_dtype(logits.dtype, xp=xp))
     if xp.isdtype(targets.dtype, "real floating"):
         t, exp_z = xp.astype(targets, z.dtype), xp.exp(z)
         return Halves(t / exp_z, (1 - t) * exp_z)
     hard, _ = read_targets(targets, z.dtype, xp=xp)
-    term = _capped_exp(xp.where(hard, -z, z), xp=xp)
-    return Halves(xp.where(hard, term, 0.0), xp.where(hard, 0.0, term))
+    return Halves(xp.where(hard, _capped_exp(-z, xp=xp), 0.0), xp.where(hard, 0.0, _capped_exp(z, xp=xp)))
 
 
 def unshifted_sums(terms: Halves, /, *, axis: tuple[int, ...], xp: Namespace) -> tuple[Halves, Any]:

@@ -54,10 +54,14 @@ def _zlpr(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> jax.Array:
 def _jvp(fixed: Fixed, primals: tuple[jax.Array, Arrays], tangents: tuple[Any, Arrays]) -> tuple[Any, Any]:
     (logits, arrays), (logits_dot, arrays_dot) = primals, tangents
     sums = _sums(fixed, logits, arrays)
-    losses_dot = _dot_of_arrays(fixed, logits, arrays, arrays_dot)
-    if not isinstance(logits_dot, SymbolicZero):
+    rest = {name: dot for name, dot in arrays_dot.items() if name != "threshold"}
+    losses_dot = _dot_of_arrays(fixed, logits, arrays, rest)
+    dots = (1, logits_dot), (-1, arrays_dot.get("threshold"))  # the loss is a function of logits - threshold
+    moving = [(sign, dot) for sign, dot in dots if dot is not None and not isinstance(dot, SymbolicZero)]
+    if moving:
         slopes = _gradient(fixed, logits, arrays, sums)
-        losses_dot = losses_dot + jnp.sum(slopes * logits_dot.astype(slopes.dtype), axis=fixed.axes)
+        for sign, dot in moving:
+            losses_dot = losses_dot + sign * jnp.sum(slopes * dot.astype(slopes.dtype), axis=fixed.axes)
     return _losses(fixed, sums), losses_dot
 
 
@@ -65,7 +69,7 @@ _zlpr.defjvp(_jvp, symbolic_zeros=True)
 
 
 def _dot_of_arrays(fixed: Fixed, logits: jax.Array, arrays: Arrays, arrays_dot: Arrays) -> jax.Array:
-    """The tangent of the losses as far as it comes from weights, threshold and floating targets."""
+    """The tangent of the losses as far as it comes from weights and floating targets."""
     moving = {name: dot for name, dot in arrays_dot.items() if not isinstance(dot, SymbolicZero)}
     if not moving:
         return jnp.zeros((), compute_dtype(logits.dtype, xp=xp))

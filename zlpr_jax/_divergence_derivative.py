@@ -70,7 +70,8 @@ def _jvp(fixed: Fixed, primals: tuple[Any, Any, Arrays], tangents: tuple[Any, An
     pair = _pair(fixed, p, q, arrays)
     value = fixed.divergence.value(pair, xp=xp)
     value_dot = _dot_of_arrays(fixed, primals, tangents[2], jnp.zeros_like(value))
-    for gradient, dot in zip(fixed.divergence.gradients(pair, xp=xp), tangents[:2], strict=True):
+    gradients = fixed.divergence.gradients(pair, jnp.expand_dims(value, pair.axes), xp=xp)
+    for gradient, dot in zip(gradients, tangents[:2], strict=True):
         if not isinstance(dot, SymbolicZero):
             value_dot = value_dot + jnp.sum(gradient * dot.astype(gradient.dtype), axis=pair.axes)
     return value, value_dot

@@ -21,7 +21,7 @@ from zlpr_core._terms import Halves, halves_of
 from zlpr_core._typing import Axis
 from zlpr_core._unshifted import gradient, gradient_factors, limit, row_factors, unshifted_sums, unshifted_terms
 
-from ._namespace import xp
+from ._namespace import xp, xp_in_loop
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -73,7 +73,7 @@ class _Forward(NamedTuple):
 
 def _forward(s: Any, t: Any) -> _Forward:
     terms = _guarded_terms(s, t)
-    unshifted, exact = unshifted_sums(terms, axis=AXES, xp=xp)
+    unshifted, exact = unshifted_sums(terms, axis=AXES, xp=xp_in_loop)
     exact, room = tf.reduce_all(exact), ops.zeros((ops.shape(s)[0], 4), unshifted.positive.rest.dtype)
     sums = tf.cond(exact, lambda: unshifted, lambda: _unpacked(_by_blocks(_exact_sums, [s, t], room)))
     # XLA computes an exponential in less time than it reads one; op by op that is a pass for each operation.

@@ -1,7 +1,8 @@
 """``keras.ops`` spelled as ``zlpr_core.Namespace``: TensorFlow, or whichever backend Keras runs on."""
 
 from math import copysign, isfinite, isnan, prod
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -9,6 +10,7 @@ from keras import KerasTensor, backend, ops
 
 from zlpr_core._checks import same_shape
 from zlpr_core._namespace import largest, namespace_from
+from zlpr_core._typing import Extended
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -84,20 +86,29 @@ def _max(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
 def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     if backend.backend() != "tensorflow":
         return ops.sum(x, axis=axis, keepdims=keepdims)
-    # In float64, as TensorFlow adds one by one: 10 000 equal float32 terms are off by 8e-6.
-    return ops.cast(ops.sum(ops.cast(_partly_summed(x, axis), "float64"), axis=axis, keepdims=keepdims), x.dtype)
+    # XLA stores what more than 32 neighbours are summed of. Any shorter or strided sum becomes one loop with the cells,
+    # which is not vectorised if these take more than a few operations: ten times as long (TensorFlow 2.21 on a CPU).
+    return _in_float64(x, _parts(x, axis, (*range(128, 32, -1), *range(129, 513)), -1), axis, keepdims)
 
 
-def _partly_summed(x: Any, axis: tuple[int, ...]) -> Any:
-    """Sums of up to 32 terms each, where that takes no transpose: all of ``x`` in float64 would be twice its size."""
+def _sum_in_loop(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+    # By preference: with fewer terms to a sum the copy takes more memory, with more the sums take more time.
+    return _in_float64(x, _parts(x, axis, (*range(16, 7, -1), *range(17, 33), *range(7, 1, -1)), -2), axis, keepdims)
+
+
+def _in_float64(x: Any, parts: Any, axis: tuple[int, ...], keepdims: bool) -> Any:
+    """The sum of ``parts``, as TensorFlow adds one by one: 10 000 equal float32 terms are off by 8e-6."""
+    return ops.cast(ops.sum(ops.cast(parts, "float64"), axis=axis, keepdims=keepdims), x.dtype)
+
+
+def _parts(x: Any, axis: tuple[int, ...], lengths: tuple[int, ...], place: int) -> Any:
+    """Sums of a few terms each, where that takes no transpose: all of ``x`` in float64 would be twice its size."""
     *rows, classes = ops.shape(x)
     if len(rows) not in axis or not isinstance(classes, int):
         return x
-    # By preference: with fewer terms to a sum the copy takes more memory, with more the sums take more time.
-    best_first = (*range(16, 7, -1), *range(17, 33), *range(7, 0, -1))
-    together = next(n for n in best_first if classes % n == 0)
-    strided = ops.reshape(x, (*rows, together, classes // together))
-    return ops.sum(strided, axis=-2)  # XLA adds terms a stride apart in lanes, but neighbours one by one
+    length = next((n for n in lengths if classes % n == 0), 1)
+    parts = [classes // length, length] if place == -1 else [length, classes // length]
+    return ops.sum(ops.reshape(x, (*rows, *parts)), axis=place)
 
 
 def _asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
@@ -174,3 +185,5 @@ xp = namespace_from(
     stop_gradient=ops.stop_gradient,
     dialect={"targets": "labels", "zlpr": "zlpr_loss", "sparse_zlpr": "sparse_zlpr_loss"},
 )
+xp_in_loop = cast("Extended", SimpleNamespace(**{**vars(xp), "sum": _sum_in_loop}))
+"""``xp`` for sums of terms that take few operations each: XLA stores no terms, but computes them as it adds them up."""

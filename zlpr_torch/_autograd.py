@@ -82,14 +82,19 @@ class KernelTerms(torch.autograd.Function):
     def forward(ctx: Any, axes: Shape, options: Options, input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         ctx.axes, ctx.numbers = axes, [None if isinstance(x, Tensor) else x for x in options]
         ctx.save_for_backward(input, target, *(x if isinstance(x, Tensor) else None for x in options))
-        return _cpu.forward_terms(input, target, options, axes)
+        halves, ctx.residuals = _cpu.forward_terms(input, target, options, axes, with_gradient=True)
+        return halves
 
     @staticmethod
     def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor | None, ...]:
         input, target, *tensors = ctx.saved_tensors
         options = _joined(tensors, ctx.numbers)
-        is_seen = torch.is_grad_enabled() or any(map(_is_seen_through, upstreams))
-        gradient = (gradient_of_terms if is_seen else _cpu.backward_terms)(upstreams, input, target, options, ctx.axes)
+        if torch.is_grad_enabled() or any(map(_is_seen_through, upstreams)):
+            gradient = gradient_of_terms(upstreams, input, target, options, ctx.axes)
+        else:
+            # A second backward finds no residuals and recomputes: this one may write over them.
+            residuals, ctx.residuals = ctx.residuals, None
+            gradient = _cpu.backward_terms(upstreams, residuals, input, target, options, ctx.axes)
         return None, None, gradient, None
 
 

@@ -83,20 +83,32 @@ def backward(
     return layout.cells(Sweep(*arrays, each, gradient).gradient, input.shape)
 
 
-def forward_terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple[Tensor, Tensor]:
-    """The two halves of each example."""
-    halves = _terms_sweep(input, target, options, axes, None).losses
+def forward_terms(
+    input: Tensor, target: Tensor, options: Options, axes: Shape, *, with_gradient: bool
+) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
+    """The two halves of each example, and for ``backward_terms`` the gradients of both in one array.
+
+    That holds both of hard targets, as each cell is in one half only. Of others nothing is kept.
+    """
     layout = layout_of(input.dim(), axes)
-    positive, negative = (layout.examples(half, input.shape).clone() for half in halves.unbind(1))
-    return positive, negative
+    kept = with_gradient and input.dtype in WIDE and not target.is_floating_point()
+    upstream = input.new_ones((1, 2)).expand(layout.number_of_rows(input.shape), 2) if kept else None
+    sweep = _terms_sweep(input, target, options, axes, upstream)
+    positive, negative = (layout.examples(half, input.shape).clone() for half in sweep.losses.unbind(1))
+    return (positive, negative), layout.cells(sweep.gradient, input.shape) if kept else None
 
 
-def backward_terms(upstreams: Sequence[Tensor], input: Tensor, target: Tensor, options: Options, axes: Shape) -> Tensor:
-    """The gradient. Nothing is kept for it: that of each half would be an array of its own."""
+def backward_terms(
+    upstreams: Sequence[Tensor], residuals: Any, input: Tensor, target: Tensor, options: Options, axes: Shape
+) -> Tensor:
+    """The gradient. ``residuals`` are overwritten; without any it is recomputed."""
+    layout = layout_of(input.dim(), axes)
+    if residuals is not None:
+        positive, negative = map(layout.beside_cells, upstreams)
+        pulled: Tensor = residuals.clamp(max=0).mul_(positive)  # a gradient below 0 is that of a positive
+        return pulled.add_(residuals.clamp_(min=0).mul_(negative))
     upstream = torch.stack([half.reshape(-1) for half in upstreams], 1)
-    return layout_of(input.dim(), axes).cells(
-        _terms_sweep(input, target, options, axes, upstream).gradient, input.shape
-    )
+    return layout.cells(_terms_sweep(input, target, options, axes, upstream).gradient, input.shape)
 
 
 def _terms_sweep(input: Tensor, target: Tensor, options: Options, axes: Shape, upstream: Tensor | None) -> "Sweep":
@@ -136,11 +148,13 @@ class Sweep:
         *,
         careful: bool = False,
         halves: bool = False,
+        exponentials: Tensor | None = None,
     ) -> None:
         self.columns = 2 if halves else 1  # of the losses, and of an upstream gradient
         self.logits, self.targets, self.options = logits, targets, options
         self.upstream = upstream  # a number, a column with one a row, or None
         self.careful = careful
+        self.exponentials = exponentials  # of the logits, if a caller that has but one block knows them
         self.no_options = options.are_default
         self.dtype = logits.dtype if logits.dtype in WIDE else torch.float32
         self.count, self.classes = logits.shape
@@ -220,6 +234,9 @@ class Sweep:
         if self.careful:
             share = _copy(positive, self.dtype, self.buffer("targets", targets))
             return *_careful_terms(logits, share, negative, positive), illegal
+        if self.exponentials is not None:
+            negative = torch.lerp(self.exponentials, number_tensor(0.0, self.dtype), positive, out=negative)
+            return negative, positive.div_(self.exponentials), illegal
         return *_hard_terms(logits, negative, positive), illegal
 
     def soft_terms(
@@ -233,8 +250,11 @@ class Sweep:
             targets = (
                 (torch.empty_like(targets, dtype=self.dtype) if memory is None else memory).copy_(targets).clamp_(0, 1)
             )
-        make = _careful_terms if self.careful else _soft_terms
-        return *make(logits, targets, negative, self.buffer("positive", targets)), illegal
+        positive = self.buffer("positive", targets)
+        if self.careful:
+            return *_careful_terms(logits, targets, negative, positive), illegal
+        known = torch.exp(logits, out=negative) if self.exponentials is None else self.exponentials
+        return *_soft_terms(known, targets, negative, positive), illegal
 
     def weigh(self, options: Options, negative: Tensor, positive: Tensor) -> None:
         """Multiply the terms by what the options make of them."""
@@ -343,15 +363,13 @@ def _illegal_rows(targets: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def _soft_terms(
-    logits: Tensor, share: Tensor, negative: Tensor | None, positive: Tensor | None
+    exponentials: Tensor, share: Tensor, negative: Tensor | None, positive: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    negative = torch.exp(logits, out=negative)
-    positive = torch.threshold(negative, torch.finfo(share.dtype).tiny, 0.0, out=positive)  # below, digits are missing
+    tiny = torch.finfo(share.dtype).tiny
+    positive = torch.threshold(exponentials, tiny, 0.0, out=positive)  # below, digits are missing
     torch.div(share, positive, out=positive)
-    torch.lerp(
-        negative, number_tensor(0.0, share.dtype), share, out=negative
-    )  # (1 - t) e^s; beyond a half, 1 - t is exact
-    return negative, positive
+    # (1 - t) e^s; beyond a half, 1 - t is exact
+    return torch.lerp(exponentials, number_tensor(0.0, share.dtype), share, out=negative), positive
 
 
 def _hard_terms(logits: Tensor, negative: Tensor | None, positive: Tensor) -> tuple[Tensor, Tensor]:

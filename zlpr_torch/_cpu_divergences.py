@@ -88,12 +88,12 @@ class _Sweep:
 
     def block(self, inputs: Inputs, each: Any, wholes: list[Any]) -> tuple[Tensor, list[Any]]:
         """The values of some rows, and their gradients, which are written to ``wholes`` if these are given."""
-        values, gradients = BLOCKS[self.call.divergence](self.read(inputs), self.wanted)
+        values, gradients, exponentials = BLOCKS[self.call.divergence](self.read(inputs), self.wanted)
         if self.call.share != 1:
             values.mul_(self.call.share)
         made = []
-        for logits, whole, gradient in zip(inputs[:2], wholes, gradients, strict=True):
-            loss = self.loss(logits, inputs, None if gradient is None else 0.5 * each)
+        for logits, whole, gradient, known in zip(inputs[:2], wholes, gradients, exponentials, strict=True):
+            loss = self.loss(logits, inputs, None if gradient is None else 0.5 * each, known)
             if loss is not None:
                 values.add_(loss.losses, alpha=0.5)
             made.append(None if gradient is None else self.joined(gradient, each, loss, logits, whole))
@@ -109,11 +109,11 @@ class _Sweep:
             return both
         return both.to(logits.dtype) if whole is None else whole.copy_(both)
 
-    def loss(self, logits: Tensor, inputs: Inputs, upstream: Any) -> Sweep | None:
+    def loss(self, logits: Tensor, inputs: Inputs, upstream: Any, exponentials: Tensor | None) -> Sweep | None:
         """Of the first or the second logits, if there is a target."""
         if inputs.target is None:
             return None
-        return Sweep(logits.to(self.dtype), inputs.target, inputs.options, upstream)
+        return Sweep(logits.to(self.dtype), inputs.target, inputs.options, upstream, exponentials=exponentials)
 
     def read(self, inputs: Inputs) -> Block:
         """In the dtype that computes, scaled, and 0 where masked."""
@@ -124,7 +124,7 @@ class _Sweep:
         if scale != 1:
             gap.mul_(scale)
             p, q = torch.mul(p, scale, out=memory["x"]), torch.mul(q, scale, out=memory["y"])
-        return Block(p, q, gap, where, memory)
+        return Block(p, q, gap, where, memory, inputs.target is not None and scale == 1)
 
     def wide(self, logits: Tensor, where: Tensor | None, memory: Tensor | None) -> Tensor:
         """The logits in the dtype that computes, 0 where masked."""

@@ -6,7 +6,6 @@ take longer than arithmetic.
 """
 
 from collections.abc import Callable
-from math import factorial
 from typing import NamedTuple
 
 import torch
@@ -17,15 +16,26 @@ from zlpr_core._divergences import JEFFREYS, KL, REGRET, Divergence
 from ._cpu import number_tensor
 
 NEAR = 1.5
-"""KL of logits closer than this is a series, that of others a difference of softplus, which then loses no digits."""
+"""KL of logits closer than this is made of tanh and atanh, that of others a difference of softplus, which then loses no
+digits."""
 
-SERIES = {torch.float32: 11, torch.float64: 19}
-"""Terms of ``(e^t - 1 - t) / t²`` for ``|t| < NEAR``."""
+TANH = {torch.float32: [0.25] * 4, torch.float64: [0.25] * 7}
+"""For ``_fraction`` of t²: ``(t/2) / tanh(t/2) - 1``, for ``|t| < NEAR``."""
+
+ATANH = {dtype: [1.0] + [-float(k * k) for k in range(2, most)] for dtype, most in zip(TANH, (7, 13), strict=True)}
+"""For ``_fraction`` of t²: ``1 - t / atanh(t)``, for ``|t| < 0.47``."""
+
+FARTHEST = 64.0
+"""Beyond it ``tanh(gap / 2)`` is 1."""
 
 FAR = {torch.float32: 20.0, torch.float64: 170.0}
 """Up to here the exponentials of the regret can be multiplied with each other without a shift."""
 
-Computed = tuple[Tensor, tuple[Tensor | None, Tensor | None]]
+Both = tuple[Tensor | None, Tensor | None]
+"""Something of each of the two logit vectors."""
+
+Computed = tuple[Tensor, Both, Both]
+"""The values, the gradients, and where a loss of the logits needs them ``e^x`` and ``e^y``."""
 
 
 class Memory:
@@ -56,6 +66,7 @@ class Block(NamedTuple):
     gap: Tensor  # x - y
     where: Tensor | None
     memory: Memory
+    with_exponentials: bool = False
 
 
 class Sigmoids(NamedTuple):
@@ -70,24 +81,67 @@ class Sigmoids(NamedTuple):
 def _jeffreys(block: Block, wanted: tuple[bool, bool]) -> Computed:
     at = _sigmoids(block)
     apart = _apart(block, at)
-    values = torch.mul(apart, block.gap, out=block.memory["fallen"]).sum(1, True)
+    values = torch.mul(apart, block.gap, out=block.memory["grown"]).sum(1, True)
+    exponentials = _exponentials(block.memory, at) if block.with_exponentials else (None, None)
     in_p = at.on_x.mul_(at.off_x).mul_(block.gap).add_(apart) if wanted[0] else None
     in_q = at.on_y.mul_(at.off_y).mul_(block.gap).add_(apart).neg_() if wanted[1] else None
-    return values, (in_p, in_q)
+    return values, (in_p, in_q), exponentials
+
+
+def _exponentials(memory: Memory, at: Sigmoids) -> Both:
+    return torch.div(at.on_x, at.off_x, out=memory["exp_x"]), torch.div(at.on_y, at.off_y, out=memory["exp_y"])
 
 
 def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
-    at = _sigmoids(block)
-    apart = _apart(block, at)
-    is_near = torch.abs(block.gap, out=block.memory["is_near"]).lt_(NEAR)
-    near, far = _near_kl(block, at), _far_kl(block, at, apart)
-    values = torch.lerp(far, near, is_near, out=far).sum(1, True)
-    in_p = at.on_x.mul_(at.off_x).mul_(block.gap) if wanted[0] else None
-    return values, (in_p, apart.neg_() if wanted[1] else None)
+    """With both logits mirrored where x > 0, so that ``σ(x)`` is at most a half: KL is the same, and cancels less."""
+    memory, one = block.memory, number_tensor(1.0, block.x.dtype)
+    side = torch.neg(block.x, out=memory["side"]).ge_(0).mul_(2).sub_(1)  # -1 where mirrored
+    x, y = torch.mul(block.x, side, out=memory["on_x"]), torch.mul(block.y, side, out=memory["on_y"])
+    rise = torch.sub(y, x, out=memory["rise"])
+    off_y = torch.neg(y, out=memory["off_y"]).sigmoid_()
+    on_x, on_y = x.sigmoid_(), y.sigmoid_()
+    off_x = torch.sub(one, on_x, out=memory["off_x"])
+    apart = on_y.sub_(on_x)
+    near = _near_kl(rise, on_x, off_x, memory)
+    # softplus(y) - softplus(x) - σ(x) (y - x), in which the difference of softplus is one logarithm
+    far = torch.div(apart, off_y, out=off_y).log1p_().addcmul_(on_x, rise, value=-1)
+    values = torch.lerp(far, near, rise.abs_().lt_(NEAR), out=far).sum(1, True)
+    in_p = on_x.mul_(off_x).mul_(block.gap) if wanted[0] else None
+    return values, (in_p, apart.mul_(side) if wanted[1] else None), (None, None)
+
+
+def _near_kl(rise: Tensor, on: Tensor, off: Tensor, memory: Memory) -> Tensor:
+    """``2 atanh(s) - 2 σ(x) atanh(t)`` for ``t = tanh(rise / 2)`` and ``s = σ(x) t / (1 - σ(-x) t)``.
+
+    These are the same softplus terms. Their first order cancels before anything is rounded:
+    ``s - σ(x) t = σ(-x) s t``, and the rest is of third order.
+    """
+    t = torch.clamp(rise, -NEAR, NEAR, out=memory["t"])
+    spare = torch.square(t, out=memory["spare"])
+    bend = _fraction(spare, TANH[t.dtype], memory["bend"])
+    t.div_(torch.add(number_tensor(2.0, t.dtype), bend, alpha=2, out=spare))
+    s = torch.mul(t, on, out=memory["s"])
+    bend.mul_(s)  # σ(x) (atanh(t) - t)
+    t.mul_(off)
+    one = number_tensor(1.0, t.dtype)
+    s.div_(torch.sub(one, t, out=spare))
+    curve = _fraction(torch.square(s, out=spare), ATANH[t.dtype], memory["curve"])
+    t.addcdiv_(curve, torch.sub(one, curve, out=spare))  # and (atanh(s) - s) / s
+    return s.mul_(t).sub_(bend).mul_(2)
+
+
+def _fraction(square: Tensor, factors: list[float], memory: Tensor | None) -> Tensor:
+    """``f1 square / (3 + f2 square / (5 + …))``."""
+    odd = 2 * len(factors) - 1
+    total = torch.add(number_tensor(odd, square.dtype), square, alpha=factors[-1] / (odd + 2), out=memory)
+    for factor in factors[-2:0:-1]:
+        odd -= 2
+        total = torch.addcdiv(number_tensor(odd, square.dtype), square, total, value=factor, out=total)
+    return torch.div(square, total, out=total).mul_(factors[0])
 
 
 def _sigmoids(block: Block) -> Sigmoids:
-    x, y, _, _, memory = block
+    x, y, memory = block.x, block.y, block.memory
     return Sigmoids(
         torch.sigmoid(x, out=memory["on_x"]),
         torch.neg(x, out=memory["off_x"]).sigmoid_(),
@@ -97,48 +151,10 @@ def _sigmoids(block: Block) -> Sigmoids:
 
 
 def _apart(block: Block, at: Sigmoids) -> Tensor:
-    """``σ(x) - σ(y) = tanh(gap / 2) (σ(x) σ(-y) + σ(-x) σ(y))``, with tanh from ``e^-|gap| - 1``."""
-    fallen = torch.abs(block.gap, out=block.memory["fallen"]).neg_().expm1_()
+    """``σ(x) - σ(y) = tanh(gap / 2) (σ(x) σ(-y) + σ(-x) σ(y))``, with tanh from ``e^gap - 1``."""
+    grown = torch.clamp(block.gap, -FARTHEST, FARTHEST, out=block.memory["grown"]).expm1_()
     apart = torch.mul(at.on_x, at.off_y, out=block.memory["apart"]).addcmul_(at.off_x, at.on_y)
-    apart.mul_(fallen).div_(fallen.add_(2)).mul_(torch.sign(block.gap, out=fallen))
-    return apart.neg_()
-
-
-def _near_kl(block: Block, at: Sigmoids) -> Tensor:
-    """``log E[e^(R - E[R])]`` for R = y - x where the label is on and 0 where it is off, if these are near.
-
-    With ``φ(t) = (e^t - 1 - t) / t²`` and r = y - x, the expectation is 1 and
-    ``r² σ(x) σ(-x) (σ(-x) φ(r σ(-x)) + σ(x) φ(-r σ(x)))``.
-    """
-    memory = block.memory
-    fall = torch.clamp(block.gap, -NEAR, NEAR, out=memory["fall"])
-    up = torch.mul(fall, at.off_x, out=memory["up"]).neg_()
-    down = torch.mul(fall, at.on_x, out=memory["down"])
-    bends = _series(up, memory["series"]).mul_(at.off_x).addcmul_(_series(down, fall), at.on_x)
-    return bends.mul_(up).mul_(down).neg_().log1p_()
-
-
-def _series(t: Tensor, memory: Tensor | None) -> Tensor:
-    """``(e^t - 1 - t) / t²`` by Horner's rule."""
-    terms = SERIES[t.dtype]
-    total = torch.mul(t, 1 / factorial(terms + 1), out=memory).add_(1 / factorial(terms))
-    for k in range(terms - 1, 1, -1):
-        total = torch.addcmul(number_tensor(1 / factorial(k), t.dtype), total, t, out=total)
-    return total
-
-
-def _far_kl(block: Block, at: Sigmoids, apart: Tensor) -> Tensor:
-    """``softplus(y) - softplus(x) - σ(x) (y - x)``, or the same of -x and -y, whichever cancels less.
-
-    The difference of softplus is ``log1p((σ(y) - σ(x)) / σ(-y))``.
-    """
-    memory = block.memory
-    side = torch.sign(block.gap, out=memory["side"]).neg_().add_(block.x).lt_(0)  # 1, or 0 for -x and -y
-    on = torch.lerp(at.off_x, at.on_x, side, out=memory["up"])
-    off = torch.lerp(at.on_y, at.off_y, side, out=memory["down"])
-    sign = side.mul_(-2).add_(1)
-    growth = torch.mul(sign, apart, out=memory["far"]).div_(off).log1p_()
-    return growth.addcmul_(on, sign.mul_(block.gap), value=-1)
+    return apart.mul_(grown).div_(grown.add_(2))
 
 
 def _regret(block: Block, wanted: tuple[bool, bool]) -> Computed:
@@ -153,7 +169,7 @@ def _regret(block: Block, wanted: tuple[bool, bool]) -> Computed:
     values = torch.log1p(_centred(block, read))
     if too_far is not None:
         values.masked_fill_(too_far, torch.nan)
-    return values, _regret_gradients(block, read, wanted) if any(wanted) else (None, None)
+    return values, _regret_gradients(block, read, wanted) if any(wanted) else (None, None), (None, None)
 
 
 def _rows_beyond(far: float, *logits: Tensor) -> Tensor | None:
@@ -202,7 +218,7 @@ def _centred(block: Block, read: _Regret) -> Tensor:
     return (both[1] - up * down) / total - ((both[0] + up) / total) * (fall / total)
 
 
-def _regret_gradients(block: Block, read: _Regret, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+def _regret_gradients(block: Block, read: _Regret, wanted: tuple[bool, bool]) -> Both:
     """By the softmax weights P, N and W of the two halves and of the floor."""
     memory, (on, off, weight, ratio, total) = block.memory, read
     positive = torch.mul(weight, ratio, out=memory["grown"])

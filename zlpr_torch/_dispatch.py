@@ -56,7 +56,7 @@ def terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple
         return zlpr_core.zlpr_terms(input, target, axis=axes, **options.by_name(), xp=xp)
     if torch.is_grad_enabled() and input.requires_grad:
         return KernelTerms.apply(axes, options, input, target)  # type: ignore[no-any-return, no-untyped-call]
-    return _cpu.forward_terms(input, target, options, axes)
+    return _cpu.forward_terms(input, target, options, axes, with_gradient=False)[0]
 
 
 def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
@@ -69,9 +69,18 @@ def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
         return plain_pair(call, inputs)
     in_graph = torch.compiler.is_compiling() or _torch_internals.is_recorded() or _torch_internals.is_fake(p)
     kernel = None if in_graph or not (p.is_cpu and q.is_cpu) else _cpu_divergences
+    if kernel is None and target is not None:
+        return _rdrop_by_parts(call, inputs, target)
     if torch.is_grad_enabled() and (p.requires_grad or q.requires_grad):
         return ClosedPair.apply(kernel, call, options, target, p, q)  # type: ignore[no-any-return, no-untyped-call]
     return plain_pair(call, inputs) if kernel is None else kernel.forward(call, inputs, (False, False))[0]
+
+
+def _rdrop_by_parts(call: PairCall, inputs: Inputs, target: Tensor) -> Tensor:
+    """The losses by their kernel, or its op, and the divergence by itself: no kernel here computes them together."""
+    p, q = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in inputs[:2])  # one rounding of both gradients
+    first, second = (loss(x, target, inputs.options, call.axes, call.reduction, "auto") for x in (p, q))
+    return 0.5 * (first + second) + of_pair(call, Inputs(p, q, None, Options(inputs.options.where)))
 
 
 def _learned_threshold(input: Tensor, options: Options) -> Tensor | None:

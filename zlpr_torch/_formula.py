@@ -98,8 +98,9 @@ def pair_gradients(call: PairCall, upstream: Tensor, inputs: Inputs) -> list[Ten
     if call.reduction == "mean":
         upstream = upstream / _number_of_examples(layout, inputs.p.shape, inputs.options.where)
     each = layout.beside_cells(upstream)
-    gradients = []
-    for logits, apart in zip((inputs.p, inputs.q), call.divergence.gradients(_pair(call, inputs), xp=xp), strict=True):
+    gradients, pair = [], _pair(call, inputs)
+    values = layout.beside_cells(call.divergence.value(pair, xp=xp))
+    for logits, apart in zip((inputs.p, inputs.q), call.divergence.gradients(pair, values, xp=xp), strict=True):
         gradient = call.share * apart
         if inputs.target is not None:
             wide, options = logits.to(apart.dtype), inputs.options.by_name()

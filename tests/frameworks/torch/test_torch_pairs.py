@@ -175,7 +175,8 @@ def test_halves_are_by_the_kernel(target):
     wide = logits.detach().double().requires_grad_()
     true = [_formula.zlpr_core.zlpr_terms(wide, target, xp=_formula.xp)]
     upstream = drawn(SHAPE[0]), drawn(SHAPE[0]) ** 2
-    got = torch.autograd.grad((positive, negative), logits, upstream)[0]
+    again, got = (torch.autograd.grad((positive, negative), logits, upstream, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(again, got, rtol=1e-6, atol=0, equal_nan=True)
     expected = torch.autograd.grad(true[0], wide, [x.double() for x in upstream])[0]
     torch.testing.assert_close(
         torch.stack([positive, negative]).double(), torch.stack(true[0]), rtol=5e-7, atol=0, equal_nan=True
