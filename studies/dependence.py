@@ -23,7 +23,7 @@ from studies.training import Budget, divide
 from zlpr_core import zlpr, zlpr_grad
 
 SETTINGS = ((6, 3), (10, 3), (20, 4))  # labels, and label sets that occur
-RULES = ("best possible", "ZLPR", "BCE")
+RULES = ("most probable set", "ZLPR", "BCE")
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.95)  # of the noise that all labels have in common
 COMPARED = ("BCE", "Dice linear", "LSEP", "ZLPR")
 FEATURES, CLASSES, ROWS = 10, 6, 1200
