@@ -128,7 +128,9 @@ def _right(labels: np.ndarray, predicted: np.ndarray) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Write dependence_population.csv and dependence_trained.csv."""
-    parser = argparse.ArgumentParser(description="Labels that depend on each other: the best possible, ZLPR and BCE.")
+    parser = argparse.ArgumentParser(
+        description="Labels that depend on each other: the most probable set, ZLPR and BCE."
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--output", type=Path, default=Path("study"), metavar="DIR")
     arguments = parser.parse_args(argv)

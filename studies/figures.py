@@ -27,7 +27,8 @@ def draw_ranks(rows: Rows, *, model: str, reading: str = AS_TRAINED) -> Figure:
     figure = sheet(width=7, height=len(PANELS) * (0.9 + 0.13 * len(found[0].average)))
     for axes, metric, each in zip(figure.subplots(len(PANELS), 1), PANELS, found, strict=True):
         diagram(axes, each)
-        axes.set_title(f"{metric}, {each.sets} sets, Friedman's p = {each.p:.2g}", loc="left")
+        verdict = f", Friedman's p = {each.p:.2g}" if np.isfinite(each.p) else ""  # of one set there is none
+        axes.set_title(f"{metric}; sets: {each.sets}{verdict}", loc="left")
     return figure
 
 
