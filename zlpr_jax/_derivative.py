@@ -1,10 +1,11 @@
-"""The loss with its derivative in the logits, in closed form.
+"""The loss, and its two halves, with their derivatives in the logits, in closed form.
 
 Left to itself, XLA keeps three arrays of the logits' size for the gradient and takes four times as long (jaxlib 0.10 on
 a CPU). The closed form needs two sums a row. On one device, without weights, mask or threshold, these are taken without
 a shift, in one pass over the logits. Every other derivative is JAX's own of the core's formula.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from zlpr_core._checks import class_axes
-from zlpr_core._namespace import compute_dtype
 from zlpr_core._options import Options, is_number
 from zlpr_core._reduce import log_sum, softmax_weight, spread_nan, sum_exp
 from zlpr_core._terms import Halves, halves_of, is_movable
@@ -30,6 +30,10 @@ Arrays = dict[str, Any]
 """The targets, and the options that are arrays, by name."""
 
 
+Values = tuple[jax.Array, ...]
+"""The loss, or its two halves."""
+
+
 class Fixed(NamedTuple):
     """What JAX does not trace: the class axes, and the options that are numbers or absent."""
 
@@ -37,69 +41,107 @@ class Fixed(NamedTuple):
     options: tuple[tuple[str, Any], ...]
 
 
+class Rule(NamedTuple):
+    """What is made of the sums of the two halves, and its derivatives in the logits."""
+
+    values: Callable[[Fixed, Halves], Values]
+    slopes: Callable[[Fixed, jax.Array, Arrays, Halves], Values]
+
+
 def zlpr(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -> jax.Array:
     """``zlpr_core.zlpr`` for ``zlpr_loss``."""
+    losses: jax.Array
+    (losses,) = _values(LOSS, *_traced(logits, targets, axis, options))
+    return losses
+
+
+def terms(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -> tuple[jax.Array, jax.Array]:
+    """``zlpr_core.zlpr_terms`` for ``zlpr_terms``."""
+    positive, negative = _values(TERMS, *_traced(logits, targets, axis, options))
+    return positive, negative
+
+
+def _traced(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -> tuple[Fixed, jax.Array, Arrays]:
     static = {name: option for name, option in options.by_name().items() if option is None or is_number(option)}
     arrays = {name: jnp.asarray(option) for name, option in options.by_name().items() if name not in static}
     fixed = Fixed(class_axes(logits, axis, xp=xp), tuple(static.items()))
-    losses: jax.Array = _zlpr(fixed, logits, {"targets": targets, **arrays})
-    return losses
+    return fixed, logits, {"targets": targets, **arrays}
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _zlpr(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> jax.Array:
-    return _losses(fixed, _sums(fixed, logits, arrays))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _values(rule: Rule, fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Values:
+    return rule.values(fixed, _sums(fixed, logits, arrays))
 
 
-def _jvp(fixed: Fixed, primals: tuple[jax.Array, Arrays], tangents: tuple[Any, Arrays]) -> tuple[Any, Any]:
+def _jvp(rule: Rule, fixed: Fixed, primals: tuple[jax.Array, Arrays], tangents: tuple[Any, Arrays]) -> Any:
     (logits, arrays), (logits_dot, arrays_dot) = primals, tangents
     sums = _sums(fixed, logits, arrays)
+    values = rule.values(fixed, sums)
     rest = {name: dot for name, dot in arrays_dot.items() if name != "threshold"}
-    losses_dot = _dot_of_arrays(fixed, logits, arrays, rest)
-    dots = (1, logits_dot), (-1, arrays_dot.get("threshold"))  # the loss is a function of logits - threshold
+    values_dot = _dot_of_arrays(rule, fixed, logits, arrays, rest) or tuple(map(jnp.zeros_like, values))
+    dots = (1, logits_dot), (-1, arrays_dot.get("threshold"))  # they are functions of logits - threshold
     moving = [(sign, dot) for sign, dot in dots if dot is not None and not isinstance(dot, SymbolicZero)]
     if moving:
-        slopes = _gradient(fixed, logits, arrays, sums)
+        slopes = rule.slopes(fixed, logits, arrays, sums)
         for sign, dot in moving:
-            losses_dot = losses_dot + sign * jnp.sum(slopes * dot.astype(slopes.dtype), axis=fixed.axes)
-    return _losses(fixed, sums), losses_dot
+            each = [jnp.sum(slope * dot.astype(slope.dtype), axis=fixed.axes) for slope in slopes]
+            values_dot = tuple(total + sign * part for total, part in zip(values_dot, each, strict=True))
+    return values, values_dot
 
 
-_zlpr.defjvp(_jvp, symbolic_zeros=True)
+_values.defjvp(_jvp, symbolic_zeros=True)
 
 
-def _dot_of_arrays(fixed: Fixed, logits: jax.Array, arrays: Arrays, arrays_dot: Arrays) -> jax.Array:
-    """The tangent of the losses as far as it comes from weights and floating targets."""
+def _dot_of_arrays(rule: Rule, fixed: Fixed, logits: jax.Array, arrays: Arrays, arrays_dot: Arrays) -> Values:
+    """The tangents of the values as far as they come from weights and floating targets; none if these do not move."""
     moving = {name: dot for name, dot in arrays_dot.items() if not isinstance(dot, SymbolicZero)}
     if not moving:
-        return jnp.zeros((), compute_dtype(logits.dtype, xp=xp))
+        return ()
 
-    def losses(moved: Arrays) -> jax.Array:
-        whole = _losses(fixed, _exact_sums(fixed, logits, {**arrays, **moved}))
-        spread: jax.Array = spread_nan(whole, whole, xp=xp)
-        return spread
+    def values(moved: Arrays) -> Values:
+        wholes = rule.values(fixed, _exact_sums(fixed, logits, {**arrays, **moved}))
+        return tuple(spread_nan(whole, whole, xp=xp) for whole in wholes)
 
-    dot: jax.Array = jax.jvp(losses, ({name: arrays[name] for name in moving},), (moving,))[1]
-    return dot
-
-
-def _losses(fixed: Fixed, sums: Halves) -> jax.Array:
-    losses: jax.Array = log_sum(sums.positive, axis=fixed.axes, xp=xp) + log_sum(sums.negative, axis=fixed.axes, xp=xp)
-    return losses
+    dots: Values = jax.jvp(values, ({name: arrays[name] for name in moving},), (moving,))[1]
+    return dots
 
 
-def _gradient(fixed: Fixed, logits: jax.Array, arrays: Arrays, sums: Halves) -> jax.Array:
+def _losses(fixed: Fixed, sums: Halves) -> Values:
+    positive, negative = _log_sums(fixed, sums)
+    return (positive + negative,)
+
+
+def _terms(fixed: Fixed, sums: Halves) -> Values:
+    logs = _log_sums(fixed, sums)
+    return tuple(spread_nan(log, logs[0] + logs[1], xp=xp) for log in logs)
+
+
+def _log_sums(fixed: Fixed, sums: Halves) -> Values:
+    return tuple(log_sum(half, axis=fixed.axes, xp=xp) for half in sums)
+
+
+def _slopes_of_loss(fixed: Fixed, logits: jax.Array, arrays: Arrays, sums: Halves) -> Values:
     """The derivative in the logits, in the dtype that computes.
 
     Rounded to half precision here, before a loss scale multiplies it, it would lose its small entries.
     """
     if _is_unshifted(fixed, logits, arrays):
-        slopes: jax.Array = gradient(logits, arrays["targets"], gradient_factors(sums, xp=xp), xp=xp)
-        return slopes
+        return (gradient(logits, arrays["targets"], gradient_factors(sums, xp=xp), xp=xp),)
+    positive, negative = _slopes_of_terms(fixed, logits, arrays, sums)
+    return (positive + negative,)
+
+
+def _slopes_of_terms(fixed: Fixed, logits: jax.Array, arrays: Arrays, sums: Halves) -> Values:
+    """Those of the positive half are negative."""
     halves = _halves(fixed, logits, arrays)
     positive = softmax_weight(halves.positive, sums.positive, xp=xp)
     negative = softmax_weight(halves.negative, sums.negative, xp=xp)
-    return jnp.where(is_movable(logits, arrays.get("where"), xp=xp), negative - positive, 0.0)
+    movable = is_movable(logits, arrays.get("where"), xp=xp)
+    return jnp.where(movable, -positive, 0.0), jnp.where(movable, negative, 0.0)
+
+
+LOSS = Rule(_losses, _slopes_of_loss)
+TERMS = Rule(_terms, _slopes_of_terms)
 
 
 def _is_unshifted(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> bool:

@@ -12,7 +12,6 @@ from jax.dtypes import canonicalize_dtype
 from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
-import zlpr_core
 from zlpr_core._checks import check_positive, refuse_sparse
 from zlpr_core._divergences import JEFFREYS
 from zlpr_core._indices import check_matrix, indicated, is_matrix
@@ -20,7 +19,7 @@ from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
-from ._derivative import zlpr
+from ._derivative import terms, zlpr
 from ._divergence_derivative import divergence
 from ._namespace import xp
 
@@ -246,8 +245,7 @@ def zlpr_terms(
       [0.1269] [0.862]
     """
     scores, targets, kept = _read(logits, labels, where, label_smoothing, ignore_index)
-    options: Any = {"where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
-    return zlpr_core.zlpr_terms(scores, targets, axis=axis, **options, xp=xp)
+    return terms(scores, targets, axis, Options.of(scores, kept, weight, pos_weight, threshold, xp=xp))
 
 
 def _read(
