@@ -78,15 +78,15 @@ def _jvp(rule: Rule, fixed: Fixed, primals: tuple[jax.Array, Arrays], tangents: 
     sums = _sums(fixed, logits, arrays)
     values = rule.values(fixed, sums)
     rest = {name: dot for name, dot in arrays_dot.items() if name != "threshold"}
-    values_dot = _dot_of_arrays(rule, fixed, logits, arrays, rest) or tuple(map(jnp.zeros_like, values))
+    values_dot = _dot_of_arrays(rule, fixed, logits, arrays, rest)
     dots = (1, logits_dot), (-1, arrays_dot.get("threshold"))  # they are functions of logits - threshold
     moving = [(sign, dot) for sign, dot in dots if dot is not None and not isinstance(dot, SymbolicZero)]
     if moving:
         slopes = rule.slopes(fixed, logits, arrays, sums)
         for sign, dot in moving:
-            each = [jnp.sum(slope * dot.astype(slope.dtype), axis=fixed.axes) for slope in slopes]
-            values_dot = tuple(total + sign * part for total, part in zip(values_dot, each, strict=True))
-    return values, values_dot
+            each = tuple(sign * jnp.sum(slope * dot.astype(slope.dtype), axis=fixed.axes) for slope in slopes)
+            values_dot = tuple(map(jnp.add, values_dot, each)) if values_dot else each
+    return values, values_dot or tuple(map(jnp.zeros_like, values))
 
 
 _values.defjvp(_jvp, symbolic_zeros=True)
