@@ -87,6 +87,8 @@ def settings(budget: Budget) -> dict[str, Any]:
     """Everything that the numbers depend on, besides data, losses and seeds."""
     hidden = "; ".join(f"{model} {' '.join(map(str, widths)) or 'none'}" for model, widths in HIDDEN.items())
     protocol = {"hidden": hidden, "dropout": DROPOUT, "optimizer": "AdamW", "criterion": METRICS[CRITERION]}
+    names = ("VALIDATION_SHARE", "LEARNING_RATES", "DECAYS")
+    protocol |= {name.lower(): str(getattr(training, name)) for name in names}
     versions = {"jax": jax.__version__, "optax": optax.__version__, "numpy": np.__version__}
     return budget._asdict() | protocol | {"readings": "; ".join(READINGS)} | machine(versions, os.cpu_count())
 

@@ -78,9 +78,14 @@ def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
 
 def _rdrop_by_parts(call: PairCall, inputs: Inputs, target: Tensor) -> Tensor:
     """The losses by their kernel, or its op, and the divergence by itself: no kernel here computes them together."""
-    p, q = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in inputs[:2])  # one rounding of both gradients
-    first, second = (loss(x, target, inputs.options, call.axes, call.reduction, "auto") for x in (p, q))
+    p, q = _wide(inputs.p), _wide(inputs.q)  # one rounding for the gradients of both
+    first = loss(p, target, inputs.options, call.axes, call.reduction, "auto")
+    second = loss(q, target, inputs.options, call.axes, call.reduction, "auto")
     return 0.5 * (first + second) + of_pair(call, Inputs(p, q, None, Options(inputs.options.where)))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _learned_threshold(input: Tensor, options: Options) -> Tensor | None:
