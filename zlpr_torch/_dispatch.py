@@ -17,7 +17,7 @@ from zlpr_core._options import Options
 
 from . import _cpu, _cpu_divergences, _ops, _torch_internals
 from ._autograd import ClosedPair, KernelLoss, KernelTerms
-from ._formula import Inputs, PairCall, plain_loss, plain_pair
+from ._formula import Inputs, PairCall, plain_loss, plain_pair, widened
 from ._layout import Shape
 from ._namespace import xp
 from ._reduction import Reduction
@@ -78,14 +78,10 @@ def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
 
 def _rdrop_by_parts(call: PairCall, inputs: Inputs, target: Tensor) -> Tensor:
     """The losses by their kernel, or its op, and the divergence by itself: no kernel here computes them together."""
-    p, q = _wide(inputs.p), _wide(inputs.q)  # one rounding for the gradients of both
-    first = loss(p, target, inputs.options, call.axes, call.reduction, "auto")
-    second = loss(q, target, inputs.options, call.axes, call.reduction, "auto")
-    return 0.5 * (first + second) + of_pair(call, Inputs(p, q, None, Options(inputs.options.where)))
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    p, q, _, options = widened(inputs)
+    first = loss(p, target, options, call.axes, call.reduction, "auto")
+    second = loss(q, target, options, call.axes, call.reduction, "auto")
+    return 0.5 * (first + second) + of_pair(call, Inputs(p, q, None, Options(options.where)))
 
 
 def _learned_threshold(input: Tensor, options: Options) -> Tensor | None:

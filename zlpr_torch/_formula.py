@@ -83,6 +83,7 @@ class Inputs(NamedTuple):
 
 def plain_pair(call: PairCall, inputs: Inputs) -> Tensor:
     """Reduced."""
+    inputs = widened(inputs)
     values: Tensor = call.share * call.divergence.value(_pair(call, inputs), xp=xp)
     if inputs.target is not None:
         options = inputs.options.by_name()
@@ -90,6 +91,13 @@ def plain_pair(call: PairCall, inputs: Inputs) -> Tensor:
         second = zlpr_core.zlpr(inputs.q, inputs.target, axis=call.axes, **options, xp=xp)
         values = 0.5 * (first + second) + values
     return reduce(values, call.reduction, labelled_examples(inputs.options.where, inputs.p.shape, call.axes))
+
+
+def widened(inputs: Inputs) -> Inputs:
+    """Logits in the dtype that computes: gradients of losses and divergence are added up before they are rounded."""
+    p, q = inputs.p, inputs.q
+    wide = torch.promote_types(torch.promote_types(p.dtype, q.dtype), torch.float32)
+    return Inputs(p.to(wide), q.to(wide), inputs.target, inputs.options)
 
 
 def pair_gradients(call: PairCall, upstream: Tensor, inputs: Inputs) -> list[Tensor]:

@@ -59,6 +59,24 @@ class _Unused:
 
 
 @by_function
+@pytest.mark.parametrize("options", [{}, {"mask": True}, {"reduction": "none"}], ids=["alone", "mask", "each"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_is_the_formula(function, options, dtype):
+    """Gradients in half precision are rounded once, though R-Drop's losses and its divergence are computed apart."""
+    p, q = (x.detach().to(dtype).requires_grad_() for x in pair(rows=7))
+    options = {**options, "mask": drawn(7, SHAPE[1]) < 1} if "mask" in options else options
+    torch.compiler.reset()
+    got = torch.compile(function, fullgraph=True, backend="aot_eager")(p, q, **options)
+    slopes = torch.autograd.grad(got.sum(), (p, q))
+    wide = [x.detach().double().requires_grad_() for x in (p, q)]
+    true = function(*wide, **options)
+    torch.testing.assert_close(got.double(), true, rtol=5e-7, atol=0)
+    rounding = 1e-5 if dtype == torch.float32 else 2**-8
+    for slope, expected in zip(slopes, torch.autograd.grad(true.sum(), wide), strict=True):
+        torch.testing.assert_close(slope.double(), expected, rtol=rounding, atol=1e-6 * expected.abs().max().item())
+
+
+@by_function
 def test_nothing_is_kept_but_one_gradient_for_each_logits(function):
     """Each PyTorch tensor that autograd holds is an input, or one of two gradients."""
     p, q = pair()
