@@ -26,6 +26,7 @@ MUTANTS = {
     "shapes that turn out to differ": Mutant(NAMESPACE, "return ops.reshape(x, ops.shape(like)) if unknown else x", "return x", TF),
     # --- Keras as a namespace
     "numbers through float32": Mutant(NAMESPACE, "return ops.convert_to_tensor(value, dtype=dtype)", "return ops.convert_to_tensor(value)", VALUES),
+    "sums in float32": Mutant(NAMESPACE, 'ops.sum(ops.cast(parts, "float64"), axis', "ops.sum(parts, axis", ("frameworks/tf",)),
     "naive sum": Mutant(NAMESPACE, 'if backend.backend() != "tensorflow":', "if True:", (*VALUES, *OPTIONS)),
     "an empty batch": Mutant(NAMESPACE, ", initial=least)", ")", EDGES),
     "classes unsigned": Mutant(NAMESPACE, 'dtype.startswith(("int", "uint"))', 'dtype.startswith("int")', VALUES),

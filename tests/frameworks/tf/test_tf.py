@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from truth import DIVERGENCES
 
 import zlpr_core
 from zlpr_tf import ZLPRLoss, kl_divergence, multi_hot, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_divergence, zlpr_loss
@@ -286,3 +287,12 @@ def test_sparse_and_ragged_labels_are_sent_to_the_other_loss(labels, kind):
     for call in (zlpr_loss, ZLPRLoss(), ZLPRLoss(ignore_index=-1)):
         with pytest.raises(TypeError, match=sentence):
             call(labels, LOGITS)
+
+
+@pytest.mark.parametrize("count", [10_000, 9973])  # a prime does not divide into parts that are added up first
+def test_ten_thousand_equal_cells_under_xla(count):
+    """XLA adds one by one, and then rounding errors all point the same way."""
+    p, q = (np.full((4, count), x, np.float32) for x in (-7.3, -6.1))
+    true, _ = DIVERGENCES["kl_divergence"]
+    got = tf.function(kl_divergence, jit_compile=True)(p, q)
+    np.testing.assert_allclose(got, count * float(true([float(p[0, 0])], [float(q[0, 0])])), rtol=5e-7)
