@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import prod
 from operator import index
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from ._checks import class_axes, name, one_id_each, same_shape
 from ._namespace import infer
@@ -53,15 +53,35 @@ def multi_hot(indices: ArrayT, num_classes: int, /, *, pad: int | None = PAD, xp
     return hot
 
 
+class Ids(NamedTuple):
+    """Class ids, one row an example."""
+
+    ids: Any
+    unused: Any  # slots that are padding, or hold an illegal id
+    illegal: Any  # rows with an illegal id that could not be looked at; None where all could
+
+
 def indicated(indices: Any, logits: Array, axis: Axis, pad: int | None, /, *, xp: Extended) -> Any:
     """Hard targets of the shape of ``logits``, for the losses of class ids.
 
     bool where ids can be read, and an illegal one raises. Elsewhere int8, with 2 throughout an example that has an
     illegal id, which the losses turn into NaN.
     """
-    axes, pad = class_axes(logits, axis, xp=xp), PAD if pad is None else pad
+    axes = class_axes(logits, axis, xp=xp)
     if is_matrix(indices):
         return _from_matrix(indices, logits, axis, xp=xp)
+    read, sizes = read_ids(indices, logits, axes, pad, xp=xp)
+    classes = prod([sizes[a] for a in axes])
+    hot = _in_place(_marked(read.ids, read.unused, classes, xp=xp), sizes, axes, xp=xp)
+    rows = tuple(1 if a in axes else n for a, n in enumerate(sizes))
+    return hot if read.illegal is None else _spoiled(hot, xp.reshape(read.illegal, rows), xp=xp)
+
+
+def read_ids(
+    indices: Any, logits: Array, axes: tuple[int, ...], pad: int | None, /, *, xp: Extended
+) -> tuple[Ids, Any]:
+    """The ids, and the shape of ``logits``, of which a size that is unknown while tracing is a tensor."""
+    pad = PAD if pad is None else pad
     if isinstance(indices, (list, tuple)):
         indices = _from_lists(indices, len(logits.shape) - len(axes), pad, xp.device(logits), xp=xp)
     ids = _integers(indices, "indices", xp=xp)
@@ -69,12 +89,22 @@ def indicated(indices: Any, logits: Array, axis: Axis, pad: int | None, /, *, xp
     sizes = xp.shape_of(logits, ids)
     classes = prod([sizes[a] for a in axes])
     outside = _outside(indices, ids, classes, pad, xp=xp)
-    hot = _in_place(_marked(ids, outside | (ids == pad), classes, xp=xp), sizes, axes, xp=xp)
-    if xp.readable(ids):
-        _refuse_multi_hot(ids, classes, pad, xp=xp)
-        _refuse(outside, indices, _legal_ids(classes, pad), xp=xp)
-        return hot
-    illegal = xp.reshape(xp.any(outside, axis=-1), tuple(1 if a in axes else n for a, n in enumerate(sizes)))
+    unused = outside | (ids == pad)
+    if not xp.readable(ids):
+        return Ids(ids, unused, xp.any(outside, axis=-1)), sizes
+    _refuse_multi_hot(ids, classes, pad, xp=xp)
+    _refuse(outside, indices, _legal_ids(classes, pad), xp=xp)
+    return Ids(ids, unused, None), sizes
+
+
+def part_of_ids(read: Ids, first: int, last: int, /, *, xp: Extended) -> Any:
+    """The targets of the classes from ``first`` to before ``last``, which are on the last axis."""
+    beyond = read.unused | (read.ids < first) | (read.ids >= last)
+    hot = _marked(read.ids - first, beyond, last - first, xp=xp)
+    return hot if read.illegal is None else _spoiled(hot, read.illegal[..., None], xp=xp)
+
+
+def _spoiled(hot: Any, illegal: Any, *, xp: Namespace) -> Any:
     return xp.astype(hot, xp.int8) + 2 * xp.astype(illegal, xp.int8)
 
 

@@ -232,8 +232,15 @@ def zlpr_grad(
 def terms_gradients(logits: Array, targets: Array, axis: Axis, options: Options, /, *, xp: Namespace | None) -> Halves:
     """Derivatives of the two of :func:`zlpr_terms` in the logits, in the dtype that computes."""
     read = _read(logits, targets, axis, options.where, options.weight, options.pos_weight, options.threshold, xp)
-    positive, negative = _softmax_weights(read)
-    return Halves(read.xp.where(read.movable, -positive, 0.0), read.xp.where(read.movable, negative, 0.0))
+    sums = Halves(*(sum_exp(half, axis=read.axes, xp=read.xp) for half in read.halves))
+    return slopes(read.halves, sums, read.movable, xp=read.xp)
+
+
+def slopes(halves: Halves, sums: Halves, movable: Any, /, *, xp: Namespace) -> Halves:
+    """Derivatives of the two halves in the logits; ``sums`` may be of more classes than ``halves``."""
+    positive = softmax_weight(halves.positive, sums.positive, xp=xp)
+    negative = softmax_weight(halves.negative, sums.negative, xp=xp)
+    return Halves(xp.where(movable, -positive, 0.0), xp.where(movable, negative, 0.0))
 
 
 def zlpr_hessian_diag(

@@ -14,7 +14,7 @@ _NUMPY = frozenset({"numpy", "array_api_compat.numpy"})
 _NAIVE_SUM = _NUMPY | {"array_api_strict", "array_api_compat.dask.array"}
 _MEMBERS = frozenset(Namespace.__annotations__) | {member for member in vars(Namespace) if not member.startswith("_")}
 
-_FOR_IDS = frozenset({"any", "arange", "argmax", "asarray", "permute_dims", "reshape", "zeros"})
+_FOR_IDS = frozenset({"any", "arange", "argmax", "asarray", "concat", "permute_dims", "reshape", "zeros"})
 """What the losses of dense targets do without."""
 _CREATE = frozenset({"arange", "asarray", "zeros"})
 
@@ -107,7 +107,8 @@ def _taken(library: Any, member: str) -> Any:
 
     def absent(*_: Any, **__: Any) -> Any:
         own = getattr(library, "__name__", type(library).__name__)
-        msg = f"Class ids, `check_targets` and options as lists need `{member}`, which the array library {own} lacks."
+        users = "Class ids, linear layers, `check_targets` and options as lists"
+        msg = f"{users} need `{member}`, which the array library {own} lacks."
         raise NotImplementedError(msg)
 
     return absent

@@ -15,8 +15,9 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from zlpr_core._checks import class_axes
+from zlpr_core._losses import slopes
 from zlpr_core._options import Options, is_number
-from zlpr_core._reduce import log_sum, softmax_weight, spread_nan, sum_exp
+from zlpr_core._reduce import log_sum, spread_nan, sum_exp
 from zlpr_core._terms import Halves, halves_of, is_movable
 from zlpr_core._typing import Axis
 from zlpr_core._unshifted import gradient, gradient_factors, unshifted_sums, unshifted_terms
@@ -133,11 +134,7 @@ def _slopes_of_loss(fixed: Fixed, logits: jax.Array, arrays: Arrays, sums: Halve
 
 def _slopes_of_terms(fixed: Fixed, logits: jax.Array, arrays: Arrays, sums: Halves) -> Values:
     """Those of the positive half are negative."""
-    halves = _halves(fixed, logits, arrays)
-    positive = softmax_weight(halves.positive, sums.positive, xp=xp)
-    negative = softmax_weight(halves.negative, sums.negative, xp=xp)
-    movable = is_movable(logits, arrays.get("where"), xp=xp)
-    return jnp.where(movable, -positive, 0.0), jnp.where(movable, negative, 0.0)
+    return slopes(_halves(fixed, logits, arrays), sums, is_movable(logits, arrays.get("where"), xp=xp), xp=xp)
 
 
 LOSS = Rule(_losses, _slopes_of_loss)

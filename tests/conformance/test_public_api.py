@@ -11,7 +11,9 @@ import zlpr_core
 HELPERS = {"check_targets", "index_to_span", "multi_hot", "predict", "probabilities", "smooth_labels", "span_to_index"}
 DIVERGENCES = {"kl_divergence", "symmetric_kl_divergence", "zlpr_divergence", "zlpr_entropy"}
 FUNCTIONS = HELPERS | DIVERGENCES | {"rdrop_zlpr_loss", "sparse_zlpr_loss", "zlpr_loss", "zlpr_terms"}
-CORE = {"Array", "Namespace", "rdrop_zlpr", "sparse_zlpr", "zlpr", "zlpr_grad", "zlpr_hessian_diag", "zlpr_terms"}
+LINEAR = {"LinearGradients", "linear_zlpr", "linear_zlpr_grad", "sparse_linear_zlpr"}
+LOSSES = {"rdrop_zlpr", "sparse_zlpr", "zlpr", "zlpr_grad", "zlpr_hessian_diag", "zlpr_terms"}
+CORE = {"Array", "Namespace"} | LINEAR | LOSSES
 CLASSES = {
     "zlpr_torch": {"RDropZLPRLoss", "SparseZLPRLoss", "ZLPRKLDivLoss", "ZLPRLoss"},
     "zlpr_tf": {"RDropZLPR", "SparseZLPRLoss", "ZLPRLoss"},
@@ -27,7 +29,14 @@ OPTIONS = {  # of the core; an adapter has these, and those that its harness cal
     "symmetric_kl_divergence": COMMON | SCALE,
     "zlpr_divergence": COMMON,
 }
-CORE_ONLY = {"zlpr_grad": COMMON | WEIGHTS, "zlpr_hessian_diag": COMMON | WEIGHTS}
+LAYER = {"bias": None, "chunk": None, "where": None}
+CORE_ONLY = {  # the arrays and the options of each
+    "zlpr_grad": (["logits", "targets"], COMMON | WEIGHTS),
+    "zlpr_hessian_diag": (["logits", "targets"], COMMON | WEIGHTS),
+    "linear_zlpr": (["inputs", "linear_weight", "targets"], LAYER | WEIGHTS),
+    "linear_zlpr_grad": (["inputs", "linear_weight", "targets"], LAYER | WEIGHTS | {"upstream": 1.0}),
+    "sparse_linear_zlpr": (["inputs", "linear_weight", "indices"], LAYER | WEIGHTS | PAD),
+}
 
 
 def public(package):
@@ -63,9 +72,9 @@ def test_signatures(backend, name):
 
 @pytest.mark.parametrize("name", CORE_ONLY)
 def test_signatures_that_only_the_core_has(name):
-    function = getattr(zlpr_core, name)
-    assert list(inspect.signature(function).parameters)[:2] == ["logits", "targets"]
-    assert options_of(function) == CORE_ONLY[name] | XP
+    function, (arrays, options) = getattr(zlpr_core, name), CORE_ONLY[name]
+    assert list(inspect.signature(function).parameters)[: len(arrays)] == arrays
+    assert options_of(function) == options | XP
 
 
 def test_every_public_name_is_documented_with_an_example(packages):
@@ -73,4 +82,4 @@ def test_every_public_name_is_documented_with_an_example(packages):
         for public in package.__all__:
             text = inspect.getdoc(getattr(package, public))
             assert text, public
-            assert ">>>" in text or public in ("Array", "Namespace"), public
+            assert ">>>" in text or public in ("Array", "LinearGradients", "Namespace"), public

@@ -54,18 +54,22 @@ def test_what_is_not_an_array(arguments):
 
 IDS = np.asarray([[0, -1], [2, 1]])
 OTHER = np.asarray([[1.5, -0.5, 0.25]])
+LAYER = np.asarray([[1.0, 0.5, -1.0], [0.0, 2.0, 1.0], [-1.5, 1.0, 0.5]])
 WHERE = np.asarray([True, True, False])
 OPTIONS = {"where": WHERE, "weight": np.asarray([1.0, 2.0, 0.5]), "pos_weight": [2, 1, 1], "threshold": np.float32(0.5)}
 PUBLIC = {
     "check_targets": lambda xp: zlpr_core.check_targets(TARGETS, xp=xp),
     "index_to_span": lambda xp: zlpr_core.index_to_span(IDS, 4, xp=xp),
     "kl_divergence": lambda xp: zlpr_core.kl_divergence(LOGITS, OTHER, where=WHERE, xp=xp),
+    "linear_zlpr": lambda xp: zlpr_core.linear_zlpr(LOGITS, LAYER, TARGETS, chunk=2, **OPTIONS, xp=xp),
+    "linear_zlpr_grad": lambda xp: zlpr_core.linear_zlpr_grad(LOGITS, LAYER, TARGETS / 2, bias=LAYER[0], chunk=2, xp=xp),
     "multi_hot": lambda xp: zlpr_core.multi_hot(IDS, 3, xp=xp),
     "predict": lambda xp: zlpr_core.predict(LOGITS, threshold=3.0, at_least_one=True, xp=xp),
     "probabilities": lambda xp: zlpr_core.probabilities(LOGITS, xp=xp),
     "rdrop_zlpr": lambda xp: zlpr_core.rdrop_zlpr(LOGITS, OTHER, TARGETS, **OPTIONS, xp=xp),
     "smooth_labels": lambda xp: zlpr_core.smooth_labels(TARGETS, 0.1, xp=xp),
     "span_to_index": lambda xp: zlpr_core.span_to_index(IDS, IDS, 4, xp=xp),
+    "sparse_linear_zlpr": lambda xp: zlpr_core.sparse_linear_zlpr(LOGITS, LAYER, IDS[:1], chunk=2, xp=xp),
     "sparse_zlpr": lambda xp: zlpr_core.sparse_zlpr(LOGITS.reshape(1, 3, 1), [[0]], axis=(1, 2), **{**OPTIONS, "where": None, "weight": None, "pos_weight": None}, xp=xp),
     "symmetric_kl_divergence": lambda xp: zlpr_core.symmetric_kl_divergence(LOGITS, OTHER, xp=xp),
     "zlpr": lambda xp: zlpr_core.zlpr(LOGITS, TARGETS, **OPTIONS, xp=xp),
@@ -78,7 +82,7 @@ PUBLIC = {
 PROMISED = {*Namespace.__annotations__, *(name for name in vars(Namespace) if not name.startswith("_"))}
 
 
-@pytest.mark.parametrize("name", sorted(set(zlpr_core.__all__) - {"Array", "Namespace"}))
+@pytest.mark.parametrize("name", sorted(set(zlpr_core.__all__) - {"Array", "LinearGradients", "Namespace"}))
 def test_a_new_framework_needs_the_namespace_only(name):
     """Whatever has the protocol's names and no others computes: here NumPy's functions under another roof."""
     library = array_api_compat.numpy

@@ -33,7 +33,7 @@ def lacking(*names):
     return namespace_from(SimpleNamespace(**kept, __name__="little"))
 
 
-FOR_IDS = ("any", "arange", "argmax", "asarray", "permute_dims", "reshape", "zeros")
+FOR_IDS = ("any", "arange", "argmax", "asarray", "concat", "permute_dims", "reshape", "zeros")
 
 
 def test_the_losses_of_dense_targets_need_little_of_a_library():
@@ -50,7 +50,8 @@ def test_the_losses_of_dense_targets_need_little_of_a_library():
 
 @pytest.mark.parametrize("missing", ["arange", "zeros"])
 def test_class_ids_say_what_a_library_lacks(missing):
-    text = f"^Class ids, `check_targets` and options as lists need `{missing}`, which the array library little lacks.$"
+    needed = "Class ids, linear layers, `check_targets` and options as lists"
+    text = f"^{needed} need `{missing}`, which the array library little lacks.$"
     for call in (zlpr_core.multi_hot, lambda ids, classes, xp: zlpr_core.sparse_zlpr(LOGITS, ids, xp=xp)):
         with pytest.raises(NotImplementedError, match=text):
             call(np.asarray([[0, -1]]), 3, xp=lacking(missing))

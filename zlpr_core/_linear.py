@@ -1,0 +1,350 @@
+r"""The loss of a linear layer whose logits never exist at once: ``linear_zlpr``, its form for class ids, and gradients.
+
+The classes are taken in chunks, in two sweeps. The first sums each chunk and merges the sums; the second computes the
+logits anew and turns them into gradients. This is the reference that the frameworks' own are compared with, and it
+serves linear models on bags of words: inputs and targets may be sparse matrices of SciPy.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ._checks import check_floating, name, same_shape
+from ._indices import is_matrix, part_of_ids, read_ids
+from ._losses import slopes
+from ._namespace import compute_dtype, infer
+from ._options import Options, is_number
+from ._parts import merge
+from ._reduce import ShiftedSum, log_sum, sum_exp
+from ._terms import Halves, halves_of, is_movable
+from ._typing import Array, ArrayT, Extended, Namespace
+
+CELLS = 1 << 21
+"""Logits in a chunk unless told: 16 MiB in float64."""
+
+
+class LinearGradients(NamedTuple):
+    """Derivatives of ``Σ upstream · linear_zlpr``, each in the shape and dtype of what it is the derivative in."""
+
+    inputs: Any
+    """None for sparse inputs, which are data."""
+
+    linear_weight: Any
+    bias: Any
+    """None without a bias."""
+
+
+def linear_zlpr(
+    inputs: Any,
+    linear_weight: ArrayT,
+    targets: Any,
+    /,
+    *,
+    bias: Array | None = None,
+    chunk: int | None = None,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float | None = 0.0,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r""":func:`zlpr` of the logits ``inputs @ linear_weight.T + bias``, of which only a chunk exists at a time.
+
+    .. math::
+        L = \log\Bigl(1 + \sum_i a_i e^{-(\langle x, w_i \rangle + \beta_i - \theta)}\Bigr)
+          + \log\Bigl(1 + \sum_i b_i e^{\langle x, w_i \rangle + \beta_i - \theta}\Bigr)
+
+    Exact: equal to the dense loss up to the rounding of the product. Nothing is sampled or left out.
+
+    Parameters
+    ----------
+    inputs : array of shape (..., H), or sparse matrix of shape (N, H)
+        What the layer sees, :math:`x`. Half precision is added up in float32.
+    linear_weight : array, shape (C, H)
+        The layer's own weights, a row a class, as in ``torch.nn.Linear``.
+    targets : array of shape (..., C), or sparse matrix of shape (N, C)
+        As in :func:`zlpr`.
+    bias : array, shape (C,), optional
+        :math:`\beta`.
+    chunk : int, optional
+        How many classes at a time; by default as many as make two million logits.
+    where, weight, pos_weight, threshold
+        As in :func:`zlpr`, broadcastable to (..., C).
+    xp : Namespace, optional
+        Inferred from ``linear_weight`` when absent.
+
+    Returns
+    -------
+    array, the shape of ``inputs`` without the last axis
+        As in :func:`zlpr`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`zlpr`; shapes of inputs, weights, bias and targets that do not belong together; a ``chunk`` below
+        1.
+
+    References
+    ----------
+    Su et al., "ZLPR: A Novel Loss for Multi-label Classification", 2022, arXiv:2208.02955.
+
+    Examples
+    --------
+    >>> inputs, layer = np.asarray([[2.0, 1.0]]), np.asarray([[1.0, 0.0], [0.0, -1.0], [0.5, -1.0]])
+    >>> linear_zlpr(inputs, layer, np.asarray([[1, 0, 0]]), chunk=2).round(4)
+    array([0.9889])
+    """
+    read = _read(inputs, linear_weight, bias, chunk, Options(where, weight, pos_weight, threshold), xp)
+    losses: ArrayT = _value(_with_targets(read, targets))
+    return losses
+
+
+def sparse_linear_zlpr(
+    inputs: Any,
+    linear_weight: ArrayT,
+    indices: Any,
+    /,
+    *,
+    bias: Array | None = None,
+    chunk: int | None = None,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float | None = 0.0,
+    pad: int | None = -1,
+    xp: Namespace | None = None,
+) -> ArrayT:
+    r""":func:`linear_zlpr` of class ids, of which no row of targets is made.
+
+    Parameters
+    ----------
+    inputs, linear_weight, bias, chunk, where, weight, pos_weight, threshold, xp
+        As in :func:`linear_zlpr`.
+    indices, pad
+        As in :func:`sparse_zlpr`; a sparse matrix goes to :func:`linear_zlpr`.
+
+    Returns
+    -------
+    array, the shape of ``inputs`` without the last axis
+        As in :func:`sparse_zlpr`.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError
+        As in :func:`sparse_zlpr` and :func:`linear_zlpr`.
+
+    Examples
+    --------
+    >>> inputs, layer = np.asarray([[2.0, 1.0]]), np.asarray([[1.0, 0.0], [0.0, -1.0], [0.5, -1.0]])
+    >>> sparse_linear_zlpr(inputs, layer, [[0]]).round(4)
+    array([0.9889])
+    """
+    read = _read(inputs, linear_weight, bias, chunk, Options(where, weight, pos_weight, threshold), xp)
+    losses: ArrayT = _value(_with_ids(read, indices, pad))
+    return losses
+
+
+def linear_zlpr_grad(
+    inputs: Any,
+    linear_weight: Array,
+    targets: Any,
+    /,
+    *,
+    bias: Array | None = None,
+    chunk: int | None = None,
+    upstream: Array | float = 1.0,
+    where: Array | None = None,
+    weight: Array | float | None = None,
+    pos_weight: Array | float | None = None,
+    threshold: Array | float | None = 0.0,
+    xp: Namespace | None = None,
+) -> LinearGradients:
+    r"""Derivatives of ``Σ upstream · linear_zlpr`` in the inputs, the weights and the bias.
+
+    .. math::
+        G = u \frac{\partial L}{\partial s}, \qquad
+        \frac{\partial}{\partial x} = G W, \quad \frac{\partial}{\partial W} = G^\top x, \quad
+        \frac{\partial}{\partial \beta} = \sum_n G_n
+
+    Parameters
+    ----------
+    upstream : float, or array of the shape of the losses
+        :math:`u`, what each loss is multiplied by: ``1 / N`` for the mean of N examples.
+    inputs, linear_weight, targets, bias, chunk, where, weight, pos_weight, threshold, xp
+        As in :func:`linear_zlpr`. Sparse targets may hold class ids' rows: 1 at the positives.
+
+    Returns
+    -------
+    LinearGradients
+        ``inputs``, ``linear_weight`` and ``bias``.
+
+    Examples
+    --------
+    >>> inputs, layer = np.asarray([[2.0, 1.0]]), np.asarray([[1.0, 0.0], [0.0, -1.0], [0.5, -1.0]])
+    >>> linear_zlpr_grad(inputs, layer, np.asarray([[1, 0, 0]])).linear_weight.round(4)
+    array([[-0.2384, -0.1192],
+           [ 0.3108,  0.1554],
+           [ 0.8446,  0.4223]])
+    """
+    read = _read(inputs, linear_weight, bias, chunk, Options(where, weight, pos_weight, threshold), xp)
+    return _gradients(_with_targets(read, targets), upstream)
+
+
+class _Logits(NamedTuple):
+    """What the checks and options need to know of logits that do not exist."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    device: Any
+
+
+class _Layer(NamedTuple):
+    """The arguments of a public function, read."""
+
+    inputs: Any
+    linear_weight: Any
+    bias: Any
+    logits: _Logits
+    options: Options
+    chunk: int
+    targets_of: Callable[[int, int], Any]  # of the classes from one to before another
+    xp: Extended
+
+
+def _read(
+    inputs: Any, linear_weight: Array, bias: Any, chunk: int | None, options: Options, xp: Namespace | None
+) -> _Layer:
+    extended = infer(xp, linear_weight=linear_weight)
+    _check_layer(inputs, linear_weight, bias, xp=extended)
+    dtypes = (compute_dtype(part.dtype, xp=extended) for part in (inputs, linear_weight))
+    dtype = extended.float64 if extended.float64 in dtypes else extended.float32
+    shape = (*tuple(inputs.shape)[:-1], linear_weight.shape[0])
+    logits = _Logits(shape, dtype, extended.device(linear_weight))
+    given = options.where, options.weight, options.pos_weight, options.threshold
+    read = Options.of(logits, *given, xp=extended)  # type: ignore[arg-type]
+    return _Layer(inputs, linear_weight, bias, logits, read, _checked_chunk(chunk, shape), _no_targets, extended)
+
+
+def _no_targets(first: int, last: int) -> Any:
+    raise NotImplementedError
+
+
+def _check_layer(inputs: Any, linear_weight: Array, bias: Any, *, xp: Namespace) -> None:
+    check_floating(inputs, "inputs", xp=xp)
+    check_floating(linear_weight, "linear_weight", xp=xp)
+    layer, features = tuple(linear_weight.shape), tuple(inputs.shape)[-1:]
+    if len(layer) != 2 or features != layer[1:] or layer[0] == 0:
+        msg = (
+            f"{name('linear_weight', xp)} must have the shape (classes, {features[0] if features else 'H'}), a row a "
+            f"class and as many columns as {name('inputs', xp)}. Received: {layer} for {tuple(inputs.shape)}."
+        )
+        raise ValueError(msg)
+    if bias is not None and tuple(bias.shape) != layer[:1]:
+        msg = f"{name('bias', xp)} must have one number a class: {layer[:1]}. Received: {tuple(bias.shape)}."
+        raise ValueError(msg)
+
+
+def _checked_chunk(chunk: int | None, shape: tuple[int, ...]) -> int:
+    if chunk is None:
+        rows = 1
+        for size in shape[:-1]:
+            rows *= size
+        return max(1, min(shape[-1], CELLS // max(rows, 1)))
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        msg = f"`chunk` must be a number of classes, 1 or more. Received: {chunk!r}."
+        raise ValueError(msg)
+    return chunk
+
+
+def _with_targets(layer: _Layer, targets: Any) -> _Layer:
+    xp, logits = layer.xp, layer.logits
+    if not same_shape(tuple(targets.shape), logits.shape):
+        msg = (
+            f"{name('targets', xp)} must have one row for each of {name('inputs', xp)} and a column a class: "
+            f"{logits.shape}. Received: {tuple(targets.shape)}. For class ids, call {name('sparse_linear_zlpr', xp)}."
+        )
+        raise ValueError(msg)
+    if not is_matrix(targets):
+        return layer._replace(targets_of=lambda first, last: targets[..., first:last])
+    columns = targets.tocsc()  # of which a few are taken in no time
+    return layer._replace(targets_of=lambda first, last: xp.asarray(columns[:, first:last].toarray()))
+
+
+def _with_ids(layer: _Layer, indices: Any, pad: int | None) -> _Layer:
+    xp, logits = layer.xp, layer.logits
+    if is_matrix(indices):
+        return _with_targets(layer, indices)
+    read, _ = read_ids(indices, logits, (len(logits.shape) - 1,), pad, xp=xp)  # type: ignore[arg-type]
+    return layer._replace(targets_of=lambda first, last: part_of_ids(read, first, last, xp=xp))
+
+
+class _Chunk(NamedTuple):
+    """Some of the classes."""
+
+    linear_weight: Any
+    halves: Halves
+    movable: Any
+
+
+def _chunks(layer: _Layer) -> Iterator[_Chunk]:
+    """One after the other, in the order of the classes."""
+    xp, classes = layer.xp, layer.logits.shape[-1]
+    inputs = layer.inputs.astype(layer.logits.dtype) if is_matrix(layer.inputs) else _wide(layer.inputs, layer)
+    for first in range(0, classes, layer.chunk):
+        last = min(first + layer.chunk, classes)
+        rows = _wide(layer.linear_weight[first:last, ...], layer)
+        logits = inputs @ rows.T
+        if layer.bias is not None:
+            logits = logits + _wide(layer.bias[first:last], layer)
+        options = Options(*(_part(option, classes, first, last) for option in layer.options))
+        halves = halves_of(logits, layer.targets_of(first, last), options, xp=xp)
+        yield _Chunk(rows, halves, is_movable(logits, options.where, xp=xp))
+
+
+def _wide(array: Any, layer: _Layer) -> Any:
+    """In the dtype of the logits."""
+    return layer.xp.astype(array, layer.logits.dtype)
+
+
+def _part(option: Any, classes: int, first: int, last: int) -> Any:
+    """Of an option that has a number a class; others are the same for all of them."""
+    if option is None or is_number(option) or tuple(option.shape)[-1:] != (classes,):
+        return option
+    return option[..., first:last]
+
+
+def _sums(layer: _Layer) -> Halves:
+    axis, xp = (len(layer.logits.shape) - 1,), layer.xp
+    found = [[sum_exp(half, axis=axis, xp=xp) for half in chunk.halves] for chunk in _chunks(layer)]
+    wholes = [merge(_side_by_side(parts, xp=xp), axis=axis, xp=xp) for parts in zip(*found, strict=True)]
+    return Halves(*wholes)
+
+
+def _side_by_side(parts: tuple[ShiftedSum, ...], *, xp: Namespace) -> ShiftedSum:
+    return ShiftedSum(xp.concat([p.shift for p in parts], axis=-1), xp.concat([p.rest for p in parts], axis=-1))
+
+
+def _value(layer: _Layer) -> Any:
+    positive, negative = _sums(layer)
+    axis = (len(layer.logits.shape) - 1,)
+    return log_sum(positive, axis=axis, xp=layer.xp) + log_sum(negative, axis=axis, xp=layer.xp)
+
+
+def _gradients(layer: _Layer, upstream: Any) -> LinearGradients:
+    xp, inputs, sums = layer.xp, layer.inputs, _sums(layer)
+    sparse = is_matrix(inputs)
+    flat = inputs.T.astype(layer.logits.dtype) if sparse else xp.reshape(_wide(inputs, layer), (-1, inputs.shape[-1])).T
+    scale = upstream if is_number(upstream) else _wide(upstream, layer)[..., None]
+    in_inputs: Any = 0.0
+    in_weight, in_bias = [], []
+    for rows, halves, movable in _chunks(layer):
+        positive, negative = slopes(halves, sums, movable, xp=xp)
+        gradient = scale * (negative + positive)
+        in_inputs = in_inputs if sparse else in_inputs + gradient @ rows
+        cells = xp.reshape(gradient, (-1, rows.shape[0]))
+        in_weight.append((flat @ cells).T)
+        in_bias.append(xp.squeeze(xp.sum(cells, axis=(0,), keepdims=True), axis=(0,)))
+    return LinearGradients(
+        None if sparse else xp.astype(in_inputs, inputs.dtype),
+        xp.astype(xp.concat(in_weight, axis=0), layer.linear_weight.dtype),
+        None if layer.bias is None else xp.astype(xp.concat(in_bias, axis=0), layer.bias.dtype),
+    )
