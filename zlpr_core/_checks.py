@@ -158,6 +158,43 @@ def check_positive(argument: str, value: Any, /, *, zero: bool = False) -> None:
         raise ValueError(msg)
 
 
+def check_chunk(chunk: Any, /) -> int:
+    """A number of classes, 1 or more."""
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        msg = f"`chunk` must be a number of classes, 1 or more. Received: {chunk!r}."
+        raise ValueError(msg)
+    return chunk
+
+
+def check_layer(inputs: Array, layer: Array, bias: Array | None, class_axis: int, /, *, xp: Namespace) -> None:
+    """Raise unless they are floating and make a linear layer, whose weights have the classes on ``class_axis``."""
+    check_floating(inputs, "inputs", xp=xp)
+    check_floating(layer, "linear_weight", xp=xp)
+    shape, features = tuple(layer.shape), tuple(inputs.shape)[-1:]
+    if len(shape) != 2 or features != (shape[1 - class_axis],) or shape[class_axis] == 0:
+        wide = features[0] if features else "H"
+        expected = f"({wide}, classes)" if class_axis else f"(classes, {wide})"
+        msg = (
+            f"{name('linear_weight', xp)} must have the shape {expected}, for {name('inputs', xp)} of shape "
+            f"{tuple(inputs.shape)}. Received: {shape}."
+        )
+        raise ValueError(msg)
+    classes = (shape[class_axis],)
+    if bias is not None and tuple(bias.shape) != classes:
+        msg = f"{name('bias', xp)} must have one number a class: {classes}. Received: {tuple(bias.shape)}."
+        raise ValueError(msg)
+
+
+def check_layer_targets(targets: Array, shape: tuple[Any, ...], /, *, xp: Namespace) -> None:
+    """Raise unless there is one row for each of the inputs."""
+    if not same_shape(tuple(targets.shape), shape):
+        msg = (
+            f"{name('targets', xp)} must have one row for each of {name('inputs', xp)} and a column a class: "
+            f"{shape}. Received: {tuple(targets.shape)}. For class ids, call {name('sparse_linear_zlpr', xp)}."
+        )
+        raise ValueError(msg)
+
+
 def unravel(position: int, shape: Sequence[int]) -> tuple[int, ...]:
     """The index of the cell at ``position`` when the array is read in C order."""
     return tuple(position // prod(shape[k + 1 :]) % shape[k] for k in range(len(shape)))

@@ -97,10 +97,11 @@ def read_ids(
     return Ids(ids, unused, None), sizes
 
 
-def part_of_ids(read: Ids, first: int, last: int, /, *, xp: Extended) -> Any:
-    """The targets of the classes from ``first`` to before ``last``, which are on the last axis."""
-    beyond = read.unused | (read.ids < first) | (read.ids >= last)
-    hot = _marked(read.ids - first, beyond, last - first, xp=xp)
+def part_of_ids(read: Ids, first: Any, size: int, /, *, xp: Extended) -> Any:
+    """The targets of ``size`` classes from ``first`` on, which are on the last axis."""
+    ids = read.ids - first
+    beyond = read.unused | (ids < 0) | (ids >= size)
+    hot = _marked(ids, beyond, size, xp=xp)
     return hot if read.illegal is None else _spoiled(hot, read.illegal[..., None], xp=xp)
 
 

@@ -6,9 +6,10 @@ serves linear models on bags of words: inputs and targets may be sparse matrices
 """
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any, NamedTuple
 
-from ._checks import check_floating, name, same_shape
+from ._checks import check_chunk, check_layer, check_layer_targets
 from ._indices import is_matrix, part_of_ids, read_ids
 from ._losses import slopes
 from ._namespace import compute_dtype, infer
@@ -203,7 +204,7 @@ class _Layer(NamedTuple):
     inputs: Any
     linear_weight: Any
     bias: Any
-    logits: _Logits
+    logits: Any  # _Logits, which pass for an array where no value is looked at
     options: Options
     chunk: int
     targets_of: Callable[[int, int], Any]  # of the classes from one to before another
@@ -214,55 +215,27 @@ def _read(
     inputs: Any, linear_weight: Array, bias: Any, chunk: int | None, options: Options, xp: Namespace | None
 ) -> _Layer:
     extended = infer(xp, linear_weight=linear_weight)
-    _check_layer(inputs, linear_weight, bias, xp=extended)
+    check_layer(inputs, linear_weight, bias, 0, xp=extended)
     dtypes = (compute_dtype(part.dtype, xp=extended) for part in (inputs, linear_weight))
     dtype = extended.float64 if extended.float64 in dtypes else extended.float32
     shape = (*tuple(inputs.shape)[:-1], linear_weight.shape[0])
-    logits = _Logits(shape, dtype, extended.device(linear_weight))
+    logits: Any = _Logits(shape, dtype, extended.device(linear_weight))
     given = options.where, options.weight, options.pos_weight, options.threshold
-    read = Options.of(logits, *given, xp=extended)  # type: ignore[arg-type]
-    return _Layer(inputs, linear_weight, bias, logits, read, _checked_chunk(chunk, shape), _no_targets, extended)
+    read = Options.of(logits, *given, xp=extended)
+    return _Layer(inputs, linear_weight, bias, logits, read, _chunk(chunk, shape), _no_targets, extended)
 
 
 def _no_targets(first: int, last: int) -> Any:
     raise NotImplementedError
 
 
-def _check_layer(inputs: Any, linear_weight: Array, bias: Any, *, xp: Namespace) -> None:
-    check_floating(inputs, "inputs", xp=xp)
-    check_floating(linear_weight, "linear_weight", xp=xp)
-    layer, features = tuple(linear_weight.shape), tuple(inputs.shape)[-1:]
-    if len(layer) != 2 or features != layer[1:] or layer[0] == 0:
-        msg = (
-            f"{name('linear_weight', xp)} must have the shape (classes, {features[0] if features else 'H'}), a row a "
-            f"class and as many columns as {name('inputs', xp)}. Received: {layer} for {tuple(inputs.shape)}."
-        )
-        raise ValueError(msg)
-    if bias is not None and tuple(bias.shape) != layer[:1]:
-        msg = f"{name('bias', xp)} must have one number a class: {layer[:1]}. Received: {tuple(bias.shape)}."
-        raise ValueError(msg)
-
-
-def _checked_chunk(chunk: int | None, shape: tuple[int, ...]) -> int:
-    if chunk is None:
-        rows = 1
-        for size in shape[:-1]:
-            rows *= size
-        return max(1, min(shape[-1], CELLS // max(rows, 1)))
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        msg = f"`chunk` must be a number of classes, 1 or more. Received: {chunk!r}."
-        raise ValueError(msg)
-    return chunk
+def _chunk(chunk: int | None, shape: tuple[int, ...]) -> int:
+    return max(1, min(shape[-1], CELLS // max(prod(shape[:-1]), 1))) if chunk is None else check_chunk(chunk)
 
 
 def _with_targets(layer: _Layer, targets: Any) -> _Layer:
     xp, logits = layer.xp, layer.logits
-    if not same_shape(tuple(targets.shape), logits.shape):
-        msg = (
-            f"{name('targets', xp)} must have one row for each of {name('inputs', xp)} and a column a class: "
-            f"{logits.shape}. Received: {tuple(targets.shape)}. For class ids, call {name('sparse_linear_zlpr', xp)}."
-        )
-        raise ValueError(msg)
+    check_layer_targets(targets, logits.shape, xp=xp)
     if not is_matrix(targets):
         return layer._replace(targets_of=lambda first, last: targets[..., first:last])
     columns = targets.tocsc()  # of which a few are taken in no time
@@ -273,8 +246,8 @@ def _with_ids(layer: _Layer, indices: Any, pad: int | None) -> _Layer:
     xp, logits = layer.xp, layer.logits
     if is_matrix(indices):
         return _with_targets(layer, indices)
-    read, _ = read_ids(indices, logits, (len(logits.shape) - 1,), pad, xp=xp)  # type: ignore[arg-type]
-    return layer._replace(targets_of=lambda first, last: part_of_ids(read, first, last, xp=xp))
+    read, _ = read_ids(indices, logits, (len(logits.shape) - 1,), pad, xp=xp)
+    return layer._replace(targets_of=lambda first, last: part_of_ids(read, first, last - first, xp=xp))
 
 
 class _Chunk(NamedTuple):

@@ -23,6 +23,7 @@ from zlpr_core._typing import Axis
 from zlpr_core._unshifted import gradient, gradient_factors, unshifted_sums, unshifted_terms
 
 from ._namespace import xp
+from ._parts import over_devices, psum
 
 PARTS = 32
 """Parts of the batch for which exact sums are taken one after another."""
@@ -40,6 +41,7 @@ class Fixed(NamedTuple):
 
     axes: tuple[int, ...]
     options: tuple[tuple[str, Any], ...]
+    axis_name: Any = None  # of shard_map, over which the classes are spread
 
 
 class Rule(NamedTuple):
@@ -49,10 +51,11 @@ class Rule(NamedTuple):
     slopes: Callable[[Fixed, jax.Array, Arrays, Halves], Values]
 
 
-def zlpr(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -> jax.Array:
+def zlpr(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options, axis_name: Any = None) -> jax.Array:
     """``zlpr_core.zlpr`` for ``zlpr_loss``."""
+    fixed, *arrays = _traced(logits, targets, axis, options)
     losses: jax.Array
-    (losses,) = _values(LOSS, *_traced(logits, targets, axis, options))
+    (losses,) = _values(LOSS, fixed._replace(axis_name=axis_name), *arrays)
     return losses
 
 
@@ -71,12 +74,17 @@ def _traced(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options)
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _values(rule: Rule, fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Values:
-    return rule.values(fixed, _sums(fixed, logits, arrays))
+    return rule.values(fixed, _whole(fixed, _sums(fixed, logits, arrays)))
+
+
+def _whole(fixed: Fixed, sums: Halves) -> Halves:
+    """The sums of whole rows."""
+    return sums if fixed.axis_name is None else over_devices(sums, fixed.axis_name)
 
 
 def _jvp(rule: Rule, fixed: Fixed, primals: tuple[jax.Array, Arrays], tangents: tuple[Any, Arrays]) -> Any:
     (logits, arrays), (logits_dot, arrays_dot) = primals, tangents
-    sums = _sums(fixed, logits, arrays)
+    sums = _whole(fixed, _sums(fixed, logits, arrays))
     values = rule.values(fixed, sums)
     rest = {name: dot for name, dot in arrays_dot.items() if name != "threshold"}
     values_dot = _dot_of_arrays(rule, fixed, logits, arrays, rest)
@@ -85,12 +93,19 @@ def _jvp(rule: Rule, fixed: Fixed, primals: tuple[jax.Array, Arrays], tangents: 
     if moving:
         slopes = rule.slopes(fixed, logits, arrays, sums)
         for sign, dot in moving:
-            each = tuple(sign * jnp.sum(slope * dot.astype(slope.dtype), axis=fixed.axes) for slope in slopes)
+            each = tuple(sign * _sum(fixed, slope * dot.astype(slope.dtype)) for slope in slopes)
             values_dot = tuple(map(jnp.add, values_dot, each)) if values_dot else each
     return values, values_dot or tuple(map(jnp.zeros_like, values))
 
 
 _values.defjvp(_jvp, symbolic_zeros=True)
+
+
+def _sum(fixed: Fixed, cells: jax.Array) -> jax.Array:
+    """Over the classes of all devices."""
+    own = jnp.sum(cells, axis=fixed.axes)
+    total: jax.Array = own if fixed.axis_name is None else psum(own, fixed.axis_name)
+    return total
 
 
 def _dot_of_arrays(rule: Rule, fixed: Fixed, logits: jax.Array, arrays: Arrays, arrays_dot: Arrays) -> Values:
@@ -100,7 +115,7 @@ def _dot_of_arrays(rule: Rule, fixed: Fixed, logits: jax.Array, arrays: Arrays, 
         return ()
 
     def values(moved: Arrays) -> Values:
-        wholes = rule.values(fixed, _exact_sums(fixed, logits, {**arrays, **moved}))
+        wholes = rule.values(fixed, _whole(fixed, _exact_sums(fixed, logits, {**arrays, **moved})))
         return tuple(spread_nan(whole, whole, xp=xp) for whole in wholes)
 
     dots: Values = jax.jvp(values, ({name: arrays[name] for name in moving},), (moving,))[1]

@@ -6,21 +6,18 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.dtypes import canonicalize_dtype
-from jax.experimental.sparse import BCOO
 from jax.typing import ArrayLike
 
 from zlpr_core._checks import check_positive, refuse_sparse
 from zlpr_core._divergences import JEFFREYS
-from zlpr_core._indices import check_matrix, indicated, is_matrix
 from zlpr_core._options import Options
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from ._derivative import terms, zlpr
 from ._divergence_derivative import divergence
+from ._ids import labels_of
 from ._namespace import xp
 
 
@@ -29,6 +26,7 @@ def zlpr_loss(
     labels: ArrayLike,
     *,
     axis: Axis = -1,
+    axis_name: Any = None,
     where: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
@@ -51,6 +49,8 @@ def zlpr_loss(
         8 eps of their dtype beyond either end count as 0 or 1. Anything else, or NaN, makes the loss of that example
         NaN, under ``jit`` too.
       axis: the class axis or axes; they are summed away.
+      axis_name: inside ``shard_map``, the axis over which the classes are spread: all arrays are this device's, and the
+        loss is that of whole rows, the same on every device. Without it the loss is that of the device's classes alone.
       where: bool, broadcastable to ``logits``. False takes the cell out of value and gradient, whatever it holds.
       weight: non-negative weights of the classes (or cells), broadcastable to ``logits``, inside the logarithms. A
         negative, infinite or NaN weight makes the loss NaN.
@@ -77,7 +77,8 @@ def zlpr_loss(
       Array([0.98889995], dtype=float32)
     """
     scores, targets, kept = _read(logits, labels, where, label_smoothing, ignore_index)
-    return zlpr(scores, targets, axis, Options.of(scores, kept, weight, pos_weight, threshold, xp=xp))
+    options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)
+    return zlpr(scores, targets, axis, options, axis_name)
 
 
 def sparse_zlpr_loss(
@@ -85,6 +86,7 @@ def sparse_zlpr_loss(
     indices: Any,
     *,
     axis: Axis = -1,
+    axis_name: Any = None,
     where: ArrayLike | None = None,
     weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
@@ -106,6 +108,8 @@ def sparse_zlpr_loss(
         shape ``[..., P]`` with each row filled up with ``pad``, or lists of ids of any length outside ``jit``, or a
         :class:`jax.experimental.sparse.BCOO` of the shape of ``logits`` that holds 1 at the positives.
       axis: the class axis or axes. Of several, an id counts the cells in C order, as :func:`span_to_index` does.
+      axis_name: as in :func:`zlpr_loss`, for classes on the last axis. The ids count the classes of all devices, which
+        have as many each.
       where, weight, pos_weight, threshold, label_smoothing: as in :func:`zlpr_loss`.
       pad: the id that marks an unused slot.
 
@@ -129,39 +133,15 @@ def sparse_zlpr_loss(
     scores = jnp.asarray(logits)
     return zlpr_loss(
         scores,
-        _labels(indices, scores, axis, pad),
+        labels_of(indices, scores, axis, pad, axis_name),
         axis=axis,
+        axis_name=axis_name,
         where=where,
         weight=weight,
         pos_weight=pos_weight,
         threshold=threshold,
         label_smoothing=label_smoothing,
     )
-
-
-def _labels(indices: Any, scores: Array, axis: Axis, pad: int | None) -> Any:
-    if isinstance(indices, BCOO):
-        return _of_matrix(indices, scores, axis)
-    if isinstance(indices, np.ndarray):
-        _check_narrowed(indices)
-    as_it_is = isinstance(indices, (list, tuple)) or is_matrix(indices)
-    return indicated(indices if as_it_is else jnp.asarray(indices), scores, axis, pad, xp=xp)
-
-
-def _check_narrowed(ids: np.ndarray[Any, Any]) -> None:
-    """Without x64 JAX makes int32 of int64, and another class of an id beyond."""
-    wrong = ids != ids.astype(canonicalize_dtype(ids.dtype))
-    if wrong.any():
-        msg = f"`indices` must fit JAX's integers, which are 32 bits wide unless x64 is on. Received: {ids[wrong][0]}."
-        raise IndexError(msg)
-
-
-def _of_matrix(matrix: BCOO, scores: Array, axis: Axis) -> Array:
-    """int8, with 2 where an entry is neither 0 nor 1, which makes the loss NaN."""
-    check_matrix(matrix, scores, axis, xp=xp)
-    flat = matrix.update_layout(n_batch=0, on_inefficient=None)  # type: ignore[arg-type]
-    kinds = jnp.where(flat.data == 0, 0, jnp.where(flat.data == 1, 1, 2)).astype(jnp.int8)
-    return jnp.zeros(matrix.shape, jnp.int8).at[flat.indices[:, 0], flat.indices[:, 1]].max(kinds, mode="drop")
 
 
 def rdrop_zlpr_loss(

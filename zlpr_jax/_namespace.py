@@ -32,5 +32,11 @@ xp = namespace_from(
     stop_gradient=jax.lax.stop_gradient,
     device=lambda x: None,  # an option made of a list then moves to where the logits are, sharded or not
     readable=_is_readable,
-    dialect={"targets": "labels", "zlpr": "zlpr_loss", "sparse_zlpr": "sparse_zlpr_loss"},
+    dialect={
+        "targets": "labels",
+        "linear_weight": "kernel",
+        "zlpr": "zlpr_loss",
+        "sparse_zlpr": "sparse_zlpr_loss",
+        "sparse_linear_zlpr": "sparse_linear_zlpr_loss",
+    },
 )

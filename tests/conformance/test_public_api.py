@@ -14,6 +14,7 @@ FUNCTIONS = HELPERS | DIVERGENCES | {"rdrop_zlpr_loss", "sparse_zlpr_loss", "zlp
 LINEAR = {"LinearGradients", "linear_zlpr", "linear_zlpr_grad", "sparse_linear_zlpr"}
 LOSSES = {"rdrop_zlpr", "sparse_zlpr", "zlpr", "zlpr_grad", "zlpr_hessian_diag", "zlpr_terms"}
 CORE = {"Array", "Namespace"} | LINEAR | LOSSES
+ADAPTER_LINEAR = {"zlpr_jax": {"linear_zlpr_loss", "sparse_linear_zlpr_loss"}}
 CLASSES = {
     "zlpr_torch": {"RDropZLPRLoss", "SparseZLPRLoss", "ZLPRKLDivLoss", "ZLPRLoss"},
     "zlpr_tf": {"RDropZLPR", "SparseZLPRLoss", "ZLPRLoss"},
@@ -40,7 +41,9 @@ CORE_ONLY = {  # the arrays and the options of each
 
 
 def public(package):
-    return HELPERS | DIVERGENCES | CORE if package == "zlpr_core" else FUNCTIONS | CLASSES.get(package, set())
+    if package == "zlpr_core":
+        return HELPERS | DIVERGENCES | CORE
+    return FUNCTIONS | CLASSES.get(package, set()) | ADAPTER_LINEAR.get(package, set())
 
 
 def options_of(function):

@@ -49,6 +49,10 @@ class Jax(Backend):
         with jax.debug_nans(True), jax.debug_infs(True):
             yield
 
+    def own_options(self, name):
+        over_devices = {"axis_name": None} if name in ("zlpr", "sparse_zlpr") else {}
+        return super().own_options(name) | over_devices
+
     def compiled(self, function, mode):
         return jax.jit(function) if mode == "jit" else function
 
