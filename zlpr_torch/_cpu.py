@@ -149,12 +149,15 @@ class Sweep:
         careful: bool = False,
         halves: bool = False,
         exponentials: Tensor | None = None,
+        of_part: bool = False,
     ) -> None:
         self.columns = 2 if halves else 1  # of the losses, and of an upstream gradient
         self.logits, self.targets, self.options = logits, targets, options
         self.upstream = upstream  # a number, a column with one a row, or None
         self.careful = careful
         self.exponentials = exponentials  # of the logits, if a caller that has but one block knows them
+        # These are some classes of rows whose sums the upstream gradient is divided by already. There are no losses.
+        self.of_part = of_part
         self.no_options = options.are_default
         self.dtype = logits.dtype if logits.dtype in WIDE else torch.float32
         self.count, self.classes = logits.shape
@@ -171,7 +174,7 @@ class Sweep:
         """The losses, in a column. Makes the gradient."""
         if self.no_options or self.count == 0 or _are_factors(self.options):
             losses = self.blocks()
-            redo = self.inexact(losses)
+            redo = None if self.of_part else self.inexact(losses)
         else:
             losses = self.logits.new_empty((self.count, self.columns), dtype=self.dtype)
             redo = torch.arange(self.count, device="cpu")
@@ -202,6 +205,9 @@ class Sweep:
         negative, positive, illegal = self.terms(logits, targets, options.where, memory)
         if not self.no_options:
             self.weigh(options, negative, positive)
+        if self.of_part:
+            negative.mul_(upstream[:, 1:]).addcmul_(positive, upstream[:, :1], value=-1)
+            return upstream, negative if gradient is None or in_place else gradient.copy_(negative)
         one = number_tensor(1.0, self.dtype)
         positive_sum, negative_sum = positive.sum(1, True), negative.sum(1, True)
         losses = self.joined(torch.log1p(positive_sum), torch.log1p(negative_sum))

@@ -101,14 +101,14 @@ def _needs_formula(input: Tensor, target: Tensor | None, options: Options) -> bo
     if type(input) not in _PLAIN and not _torch_internals.is_fake(input):
         return True
     if options.are_default:
-        return _is_for_formula(target)
-    return any(_is_for_formula(x) for x in (target, *options))
+        return is_for_formula(target)
+    return any(is_for_formula(x) for x in (target, *options))
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def _is_for_formula(other: Any) -> bool:
+def is_for_formula(other: Any) -> bool:
     """True for a tensor with a gradient of its own, a subclass, or one that autograd does not save (inference mode)."""
     if not isinstance(other, Tensor):
         return False

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 import zlpr_core
 from zlpr_core._checks import check_pair, check_positive, class_axes
 from zlpr_core._divergences import JEFFREYS
-from zlpr_core._indices import PAD, check_matrix, indicated, is_matrix
 from zlpr_core._options import is_zero
 from zlpr_core._pairs import check_logits
 from zlpr_core._targets import prepare_targets
@@ -20,9 +17,9 @@ from . import _dispatch
 from ._arguments import check_tensors, read_options, readable_option
 from ._dispatch import Implementation, read_implementation
 from ._formula import Inputs, PairCall
-from ._namespace import Option, as_number, asarray, xp
+from ._ids import targets_of
+from ._namespace import Option, as_number, xp
 from ._reduction import Reduction, labelled_examples, read_reduction, reduce
-from ._torch_internals import sparse_entries
 
 
 def zlpr_loss(
@@ -153,7 +150,7 @@ def sparse_zlpr_loss(
     check_tensors(input=input)
     return zlpr_loss(
         input,
-        _targets(indices, input, dim, pad),
+        targets_of(indices, input, dim, pad),
         dim=dim,
         mask=mask,
         weight=weight,
@@ -163,38 +160,6 @@ def sparse_zlpr_loss(
         reduction=reduction,
         impl=impl,
     )
-
-
-def _targets(indices: Any, input: Tensor, dim: Axis, pad: int | None) -> Tensor:
-    """The dense targets that class ids of any form stand for."""
-    if isinstance(indices, Tensor) and indices.is_nested:
-        check_tensors(indices=indices)
-    if isinstance(indices, Tensor) and indices.layout != torch.strided:
-        return _from_matrix(indices, input, dim)
-    if isinstance(indices, (list, tuple)) and indices and isinstance(indices[0], Tensor):
-        rows = [_id_row(row) for row in indices]
-        indices = pad_sequence(rows, batch_first=True, padding_value=PAD if pad is None else pad).to(input.device)
-    elif not isinstance(indices, Tensor) and hasattr(indices, "__array__") and not is_matrix(indices):  # NumPy's
-        indices = asarray(indices, device=input.device)
-    target: Tensor = indicated(indices, input, dim, pad, xp=xp)
-    return target
-
-
-def _id_row(row: Tensor) -> Tensor:
-    """As int64: ``pad_sequence`` would give all rows the dtype of the first."""
-    check_tensors(indices=row)
-    if row.dim() != 1 or (row.numel() and not xp.isdtype(row.dtype, "integral")):
-        msg = f"`indices` as a list must hold 1-D integer tensors. Received: {row.dim()}-D, {row.dtype}."
-        raise TypeError(msg)
-    return row.long()
-
-
-def _from_matrix(matrix: Tensor, input: Tensor, dim: Axis) -> Tensor:
-    """int8 targets from a sparse matrix, with 2 where an entry is neither 0 nor 1, which makes the loss NaN."""
-    check_matrix(matrix, input, dim, xp=xp)
-    (rows, columns), values = sparse_entries(matrix.to_sparse_coo())  # type: ignore[no-untyped-call]
-    kinds = torch.where((values == 0) | (values == 1), values, 2).to(torch.int8)
-    return torch.zeros(input.shape, dtype=torch.int8, device=kinds.device).index_put((rows, columns), kinds)
 
 
 def rdrop_zlpr_loss(

@@ -37,8 +37,8 @@ class _Module(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """An option is checked, assigned later too. A tensor becomes a buffer, which is moved and saved."""
-        if name in _READ:
-            value = _READ[name](name, value)
+        if name in READ:
+            value = READ[name](name, value)
         is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and name not in self._parameters
         # Deleted, because nn.Module takes no number for a buffer, and what it does for a tensor Dynamo cannot trace.
         if name in self._buffers or (is_buffer and hasattr(self, name)):
@@ -324,7 +324,7 @@ def _read_pad(name: str, value: Any) -> Any:
         raise TypeError(msg) from None
 
 
-_READ: dict[str, Callable[[str, Any], Any]] = {
+READ: dict[str, Callable[[str, Any], Any]] = {
     "dim": _read_dim,
     "weight": _read_weight,
     "pos_weight": _read_weight,

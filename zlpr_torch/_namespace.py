@@ -87,6 +87,7 @@ xp = namespace_from(
     device=lambda x: x.device,
     readable=readable,
     dialect={
+        "inputs": "input",
         "logits": "input",
         "targets": "target",
         "axis": "dim",
@@ -95,5 +96,6 @@ xp = namespace_from(
         "logits2": "input2",
         "zlpr": "zlpr_loss",
         "sparse_zlpr": "sparse_zlpr_loss",
+        "sparse_linear_zlpr": "sparse_linear_zlpr_loss",
     },
 )

@@ -14,7 +14,10 @@ FUNCTIONS = HELPERS | DIVERGENCES | {"rdrop_zlpr_loss", "sparse_zlpr_loss", "zlp
 LINEAR = {"LinearGradients", "linear_zlpr", "linear_zlpr_grad", "sparse_linear_zlpr"}
 LOSSES = {"rdrop_zlpr", "sparse_zlpr", "zlpr", "zlpr_grad", "zlpr_hessian_diag", "zlpr_terms"}
 CORE = {"Array", "Namespace"} | LINEAR | LOSSES
-ADAPTER_LINEAR = {"zlpr_jax": {"linear_zlpr_loss", "sparse_linear_zlpr_loss"}}
+ADAPTER_LINEAR = {
+    "zlpr_jax": {"linear_zlpr_loss", "sparse_linear_zlpr_loss"},
+    "zlpr_torch": {"LinearPlan", "LinearZLPRLoss", "linear_zlpr_loss", "sparse_linear_zlpr_loss"},
+}
 CLASSES = {
     "zlpr_torch": {"RDropZLPRLoss", "SparseZLPRLoss", "ZLPRKLDivLoss", "ZLPRLoss"},
     "zlpr_tf": {"RDropZLPR", "SparseZLPRLoss", "ZLPRLoss"},

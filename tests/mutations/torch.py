@@ -24,7 +24,7 @@ MUTANTS = {
     "threshold dropped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    return _dispatch", "options = read_options(input, mask, weight, pos_weight, None)\n    return _dispatch", OPTIONS),
     "sparse and nested tensors pass": Mutant("zlpr_torch/_arguments.py", "or value.layout is not torch.strided or value.is_nested:", "or False:", ("frameworks/torch/test_torch_given.py",)),
     "ids of NumPy as they are": Mutant(LOSSES, "indices = asarray(indices, device=input.device)", "pass", ("frameworks/torch/test_torch_given.py",)),
-    "assigned options unchecked": Mutant("zlpr_torch/_modules.py", "        if name in _READ:\n", "        if name in _READ and name not in self.__dict__:\n", ("frameworks/torch/test_torch_assigned.py",)),
+    "assigned options unchecked": Mutant("zlpr_torch/_modules.py", "        if name in READ:\n", "        if name in READ and name not in self.__dict__:\n", ("frameworks/torch/test_torch_assigned.py",)),
     "tensors of inference mode to autograd": Mutant(DISPATCH, "return tensor.clone() if tensor.is_inference() else tensor", "return tensor", ("frameworks/torch/test_torch_given.py",)),
     # --- reductions
     "mean over all examples": Mutant(REDUCTION, "losses.mean() if labelled is None else losses.sum() / number_of(labelled)", "losses.mean()", WAYS),
@@ -33,8 +33,8 @@ MUTANTS = {
     "sum is mean": Mutant(REDUCTION, "return losses.sum()\n", "return losses.mean()\n", FUNCTIONS),
     # --- which way a loss takes
     "kernel under transforms": Mutant(DISPATCH, "if _torch_internals.is_transformed() or (", "if (", (*WAYS, "conformance/test_derivatives.py")),
-    "kernel though the options have gradients": Mutant(DISPATCH, "return any(_is_for_formula(x) for x in (target, *options))", "return _is_for_formula(target)", ("conformance/test_derivatives.py", *WAYS)),
-    "kernel though the targets have gradients": Mutant(DISPATCH, "return _is_for_formula(target)\n", "return False\n", ("conformance/test_derivatives.py", *WAYS)),
+    "kernel though the options have gradients": Mutant(DISPATCH, "return any(is_for_formula(x) for x in (target, *options))", "return is_for_formula(target)", ("conformance/test_derivatives.py", *WAYS)),
+    "kernel though the targets have gradients": Mutant(DISPATCH, "return is_for_formula(target)\n", "return False\n", ("conformance/test_derivatives.py", *WAYS)),
     "impl ignored": Mutant(DISPATCH, 'if impl == "plain" or _needs_formula', "if _needs_formula", WAYS),
     "ops in exported programs": Mutant(DISPATCH, "or (torch.compiler.is_compiling() and _is_exporting()):", "or False:", WAYS),
     # --- autograd around the kernels

@@ -1,0 +1,275 @@
+"""A linear layer and its loss where the logits do not exist at once: the two sweeps over chunks of the classes.
+
+The first sweep sums each chunk and merges the sums; the second computes the logits anew and turns them into gradients,
+by the sums of whole rows. On a CPU a chunk is computed as ``_cpu`` computes a block, elsewhere by the core's formula.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zlpr_core._indices import Ids, part_of_ids
+from zlpr_core._losses import slopes
+from zlpr_core._options import Options
+from zlpr_core._parts import merge
+from zlpr_core._reduce import ShiftedSum, log_sum, sum_exp
+from zlpr_core._targets import prepare_targets
+from zlpr_core._terms import Halves, halves_of, is_movable
+
+from . import _cpu
+from ._layout import some_rows
+from ._namespace import xp
+
+Hook = Callable[[slice, Tensor], None]
+
+
+class Targets(NamedTuple):
+    """Targets of all classes, or the ids that stand for them."""
+
+    dense: Tensor | None
+    ids: Ids | None
+    label_smoothing: float | None = 0.0
+    ignore_index: float | None = None
+
+    def of(self, first: int, last: int) -> Tensor:
+        """Those of some classes."""
+        if self.dense is not None:
+            return self.dense[:, first:last]
+        assert self.ids is not None
+        hot: Tensor = part_of_ids(self.ids, first, last - first, xp=xp)
+        return hot
+
+    def of_rows(self, rows: slice) -> "Targets":
+        """Those of some rows."""
+        ids = None if self.ids is None else Ids(*[some_rows(part, rows) for part in self.ids])
+        return self._replace(dense=some_rows(self.dense, rows), ids=ids)
+
+
+class Layer(NamedTuple):
+    """A linear layer, and what its logits are compared with."""
+
+    input: Tensor  # [rows, features], in the dtype that computes
+    weight: Tensor  # [classes, features]
+    bias: Tensor | None
+    targets: Targets
+    options: Options  # numbers, or tensors of two axes, each of size 1 or whole
+    rounded: torch.dtype | None = None  # what autocast would round inputs and weights to
+
+    @property
+    def classes(self) -> int:
+        return self.weight.shape[0]
+
+    def of_rows(self, rows: slice) -> "Layer":
+        """Some of them."""
+        options = Options._make([some_rows(o, rows) if _has_rows(o) else o for o in self.options])
+        return self._replace(input=self.input[rows], targets=self.targets.of_rows(rows), options=options)
+
+    def weights(self, first: int, last: int) -> Tensor:
+        """Of some classes, in the dtype that computes."""
+        weight = self.weight[first:last]
+        return (weight if self.rounded is None else weight.to(self.rounded)).to(self.input.dtype)
+
+
+class Chunk(NamedTuple):
+    """Some classes of all rows."""
+
+    first: int
+    last: int
+    weights: Tensor
+    logits: Tensor
+    targets: Tensor
+    options: Options
+
+    def some(self, rows: Tensor) -> "Chunk":
+        """Of some rows."""
+        options = Options._make([some_rows(o, rows) if _has_rows(o) else o for o in self.options])
+        return self._replace(logits=self.logits[rows], targets=some_rows(self.targets, rows), options=options)
+
+
+def _has_rows(option: Any) -> bool:
+    return isinstance(option, Tensor) and option.shape[0] > 1
+
+
+def chunks(layer: Layer, size: int) -> Iterator[Chunk]:
+    """One after another; their logits lie in the same memory."""
+    rows = layer.input.shape[0]
+    memory = layer.input.new_empty(rows * size)
+    for first in range(0, layer.classes, size):
+        last = min(first + size, layer.classes)
+        weights, out = layer.weights(first, last), memory[: rows * (last - first)].view(rows, last - first)
+        if layer.bias is None:
+            torch.mm(layer.input, weights.t(), out=out)
+        else:
+            torch.addmm(layer.bias[first:last].to(out.dtype), layer.input, weights.t(), out=out)
+        options = Options._make([_of_classes(option, layer.classes, first, last) for option in layer.options])
+        prepared = {"label_smoothing": layer.targets.label_smoothing, "ignore_index": layer.targets.ignore_index}
+        targets, where = prepare_targets(layer.targets.of(first, last), options.where, out, **prepared, xp=xp)
+        yield Chunk(first, last, weights, out, targets, options._replace(where=where))
+
+
+def _of_classes(option: Any, classes: int, first: int, last: int) -> Any:
+    return option[:, first:last] if isinstance(option, Tensor) and option.shape[1] == classes > 1 else option
+
+
+class Sums(NamedTuple):
+    """Of whole rows, and which rows keep a cell; None for all of them."""
+
+    halves: Halves
+    labelled: Tensor | None
+
+    @property
+    def losses(self) -> Tensor:
+        """One value a row, in the dtype that computes."""
+        positive, negative = (log_sum(half, axis=(1,), xp=xp) for half in self.halves)
+        losses: Tensor = positive + negative
+        return losses
+
+
+def sums_of(layer: Layer, size: int) -> Sums:
+    """The first sweep."""
+    found, labelled = [], None
+    for chunk in chunks(layer, size):
+        found.append(_sums_by_kernel(chunk) if chunk.logits.is_cpu else _sums_by_core(chunk))
+        if chunk.options.where is not None:
+            kept = chunk.options.where.expand(chunk.logits.shape).any(1)
+            labelled = kept if labelled is None else labelled | kept
+    whole = _merged(found)
+    far = _far_rows(layer, whole) if layer.input.is_cpu else None
+    return Sums(whole if far is None else _replaced(whole, far, layer, size), labelled)
+
+
+def _sums_by_core(chunk: Chunk) -> Halves:
+    halves = halves_of(chunk.logits, chunk.targets, chunk.options, xp=xp)
+    return Halves(*(sum_exp(half, axis=(1,), xp=xp) for half in halves))
+
+
+def _sums_by_kernel(chunk: Chunk) -> Halves:
+    """From the logarithms that the kernel returns, in float64: of a logarithm below ``LIMIT`` no digit is lost."""
+    logs = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), None, halves=True).losses.double()
+    shift = logs.floor()
+    rest = torch.where(logs == torch.inf, 0.0, torch.expm1(logs - shift))
+    return Halves(*(ShiftedSum(shift[:, i : i + 1], rest[:, i : i + 1]) for i in (0, 1)))
+
+
+def _spread(chunk: Chunk) -> Options:
+    """The options a cell at a time, as the kernel takes them."""
+    if chunk.options.are_default:
+        return chunk.options
+    shape = chunk.logits.shape
+    return Options._make([o.expand(shape) if isinstance(o, Tensor) else o for o in chunk.options])
+
+
+def _merged(found: list[Halves]) -> Halves:
+    sides = (
+        ShiftedSum(torch.cat([part.shift for part in half], 1), torch.cat([part.rest for part in half], 1))
+        for half in zip(*found, strict=True)
+    )
+    return Halves(*(merge(side, axis=(1,), xp=xp) for side in sides))
+
+
+def _far_rows(layer: Layer, whole: Halves) -> Tensor | None:
+    """The rows whose exponentials the kernel would not divide by exactly; None if there is none."""
+    if not layer.options.are_default and not _cpu._are_factors(layer.options):
+        return torch.arange(layer.input.shape[0])
+    limit = _cpu.LIMIT[layer.input.dtype]
+    near = torch.stack([(half.shift < limit) & (half.rest == half.rest) for half in whole]).all(0)[:, 0]
+    return None if near.all() else (~near).nonzero()[:, 0]
+
+
+def _replaced(whole: Halves, far: Tensor, layer: Layer, size: int) -> Halves:
+    """With the sums of some rows by the core."""
+    exact = _merged([_sums_by_core(chunk.some(far)) for chunk in chunks(layer, size)])
+    for half, other in zip(whole, exact, strict=True):
+        half.shift[far], half.rest[far] = other.shift.to(half.shift.dtype), other.rest.to(half.rest.dtype)
+    return whole
+
+
+class Wanted(NamedTuple):
+    """Which gradients are wanted; of the weight a hook may take each chunk's instead."""
+
+    input: bool
+    weight: bool
+    bias: bool
+    hook: Hook | None = None
+
+
+def gradients(layer: Layer, size: int, sums: Halves, each: Tensor, wanted: Wanted) -> list[Tensor | None]:
+    """The second sweep. ``each`` is the upstream gradient of each row, a column."""
+    far = _far_rows(layer, sums) if layer.input.is_cpu else None
+    in_input = torch.zeros_like(layer.input) if wanted.input else None
+    in_weight = torch.empty_like(layer.weight) if wanted.weight and wanted.hook is None else None
+    in_bias = None if not wanted.bias or layer.bias is None else torch.empty_like(layer.bias)
+    for chunk in chunks(layer, size):
+        gradient = _of_logits(chunk, sums, each, far)
+        part = slice(chunk.first, chunk.last)
+        if in_input is not None:
+            in_input.addmm_(gradient, chunk.weights)
+        if in_weight is not None:
+            in_weight[part] = gradient.t() @ layer.input
+        elif wanted.hook is not None and wanted.weight:
+            wanted.hook(part, (gradient.t() @ layer.input).to(layer.weight.dtype))
+        if in_bias is not None:
+            in_bias[part] = gradient.sum(0)
+    return [in_input, in_weight, in_bias]
+
+
+def one_sweep(layer: Layer, size: int, each: float, wanted: Wanted) -> tuple[Tensor, list[Tensor | None]]:
+    """Losses and gradients, some rows at a time. ``each`` is the upstream gradient of every row."""
+    weights = layer.weights(0, layer.classes)
+    in_input = torch.zeros_like(layer.input) if wanted.input else None
+    in_weight = torch.zeros_like(weights) if wanted.weight else None
+    in_bias = None if not wanted.bias or layer.bias is None else torch.zeros_like(layer.bias, dtype=weights.dtype)
+    losses = []
+    for first in range(0, layer.input.shape[0], size):
+        rows = slice(first, first + size)
+        (chunk,) = chunks(layer.of_rows(rows), layer.classes)
+        found, gradient = _losses_and_gradient(chunk, each)
+        losses.append(found)
+        if in_input is not None:
+            torch.mm(gradient, weights, out=in_input[rows])
+        if in_weight is not None:
+            in_weight.addmm_(gradient.t(), layer.input[rows])
+        if in_bias is not None:
+            in_bias.add_(gradient.sum(0))
+    return torch.cat(losses), [in_input, in_weight, in_bias]
+
+
+def _losses_and_gradient(chunk: Chunk, each: float) -> tuple[Tensor, Tensor]:
+    """Of whole rows."""
+    if chunk.logits.is_cpu:
+        sweep = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), each)
+        return sweep.losses[:, 0], sweep.gradient
+    sums = _sums_by_core(chunk)
+    return Sums(sums, None).losses, _by_core(chunk, sums, chunk.logits.new_full((len(chunk.logits), 1), each))
+
+
+def _of_logits(chunk: Chunk, sums: Halves, each: Tensor, far: Tensor | None) -> Tensor:
+    if not chunk.logits.is_cpu:
+        return _by_core(chunk, sums, each)
+    if far is None:
+        return _by_kernel(chunk, sums, each)
+    gradient = chunk.logits.new_empty(chunk.logits.shape)
+    near = torch.ones(len(each), dtype=torch.bool).index_fill_(0, far, False).nonzero()[:, 0]
+    for rows, way in ((near, _by_kernel), (far, _by_core)):
+        some = Halves(*(ShiftedSum(half.shift[rows], half.rest[rows]) for half in sums))
+        gradient[rows] = way(chunk.some(rows), some, each[rows])
+    return gradient
+
+
+def _by_core(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
+    halves = halves_of(chunk.logits, chunk.targets, chunk.options, xp=xp)
+    dtype = chunk.logits.dtype
+    sums = Halves(*(ShiftedSum(half.shift.to(dtype), half.rest.to(dtype)) for half in sums))
+    positive, negative = slopes(halves, sums, is_movable(chunk.logits, chunk.options.where, xp=xp), xp=xp)
+    gradient: Tensor = (positive + negative) * each
+    return gradient
+
+
+def _by_kernel(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
+    whole = [each / (torch.exp(half.shift) * (1 + half.rest)) for half in sums]
+    upstream = torch.cat(whole, 1).to(chunk.logits.dtype)
+    sweep = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), upstream, of_part=True)
+    gradient: Tensor = sweep.gradient
+    return gradient

@@ -1,0 +1,300 @@
+"""A linear layer and its loss in one: the functions, and what autograd knows of them."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from zlpr_core._checks import check_layer, check_layer_targets
+from zlpr_core._indices import Ids, read_ids
+from zlpr_core._options import Options
+from zlpr_core._reduce import ShiftedSum
+from zlpr_core._targets import prepare_targets
+from zlpr_core._terms import Halves
+
+from . import _dispatch, _torch_internals
+from ._arguments import check_tensors, readable_option
+from ._chunks import Hook, Layer, Targets, Wanted, gradients, one_sweep, sums_of
+from ._ids import as_ids
+from ._namespace import Option, xp
+from ._plan import LinearPlan
+from ._reduction import Reduction, number_of, read_reduction, reduce
+
+
+def linear_zlpr_loss(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    mask: Option = None,
+    weight: Option = None,
+    pos_weight: Option = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
+    ignore_index: float | None = None,
+    reduction: Reduction | None = "mean",
+    memory_budget: int | None = None,
+    weight_grad_hook: Hook | None = None,
+) -> Tensor:
+    r""":func:`zlpr_loss` of the logits ``F.linear(input, linear_weight, bias)``, which never exist at once.
+
+    .. math::
+        L = \log\Bigl(1 + \sum_i a_i e^{-(x \cdot w_i + \beta_i - \theta)}\Bigr)
+          + \log\Bigl(1 + \sum_i b_i e^{x \cdot w_i + \beta_i - \theta}\Bigr)
+
+    Exact: equal to the dense loss up to the rounding of the product. Where the logits do not fit ``memory_budget`` they
+    are computed in chunks, as :class:`LinearPlan` says.
+
+    Args:
+        input: what the layer sees, ``[..., features]``. Half precision is multiplied in half and added up in float32.
+        linear_weight: the layer's own weights, ``[num_classes, features]``, as ``nn.Linear`` has them.
+        target: ``[..., num_classes]``, as in :func:`zlpr_loss`.
+        bias: :math:`\beta`, ``[num_classes]``.
+        mask, weight, pos_weight, threshold, label_smoothing, ignore_index, reduction: as in :func:`zlpr_loss`,
+            broadcastable to the logits.
+        memory_budget: bytes beyond the arguments and their gradients; 64 MiB on a CPU and 256 MiB on a GPU unless told.
+        weight_grad_hook: called in backward as ``weight_grad_hook(rows, gradient)`` with a slice of the classes and
+            their gradient, a chunk after another. The gradient of the whole weight is not made then, and
+            ``linear_weight.grad`` stays as it is: an optimiser may update the rows in place.
+
+    Shape:
+        - input: :math:`(*, H)`, linear_weight: :math:`(C, H)`, target: :math:`(*, C)`, bias: :math:`(C)`
+        - output: scalar, or :math:`(*)` with ``reduction="none"``
+
+    Raises:
+        TypeError, ValueError: as in :func:`zlpr_loss`; shapes that make no linear layer; a budget that is not positive.
+
+    Under transforms, ``torch.compile`` and export, and where an option requires a gradient, the logits are made at
+    once. The formula is from Su et al., 2022, arXiv:2208.02955.
+
+    Example:
+        >>> input, layer = torch.tensor([[2.0, 1.0]]), torch.nn.Linear(2, 3)
+        >>> loss = linear_zlpr_loss(input, layer.weight, torch.tensor([[1, 0, 0]]), layer.bias)
+        >>> loss.backward()
+        >>> layer.weight.grad.shape
+        torch.Size([3, 2])
+    """
+    check_tensors(input=input, linear_weight=linear_weight, target=target)
+    call = _Call.of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook)
+    check_layer_targets(target, call.shape, xp=xp)
+    targets = Targets(target.reshape(-1, target.shape[-1]), None, label_smoothing, ignore_index)
+    return _loss(call, (input, linear_weight, bias), targets, (mask, weight, pos_weight, threshold))
+
+
+def sparse_linear_zlpr_loss(
+    input: Tensor,
+    linear_weight: Tensor,
+    indices: Tensor | Sequence[Tensor],
+    bias: Tensor | None = None,
+    *,
+    mask: Option = None,
+    weight: Option = None,
+    pos_weight: Option = None,
+    threshold: Option = 0.0,
+    label_smoothing: float | None = 0.0,
+    pad: int | None = -1,
+    reduction: Reduction | None = "mean",
+    memory_budget: int | None = None,
+    weight_grad_hook: Hook | None = None,
+) -> Tensor:
+    r""":func:`linear_zlpr_loss` of class ids, of which no row of targets is ever made.
+
+    Args:
+        input, linear_weight, bias, mask, weight, pos_weight, threshold, label_smoothing, reduction, memory_budget,
+            weight_grad_hook: as in :func:`linear_zlpr_loss`.
+        indices: the ids of the positives, as in :func:`sparse_zlpr_loss`, but for a sparse matrix.
+        pad: the id that marks an unused slot.
+
+    Shape:
+        - input: :math:`(*, H)`, linear_weight: :math:`(C, H)`, indices: :math:`(*, P)`, bias: :math:`(C)`
+        - output: scalar, or :math:`(*)` with ``reduction="none"``
+
+    Raises:
+        IndexError, TypeError, ValueError: as in :func:`sparse_zlpr_loss` and :func:`linear_zlpr_loss`.
+
+    Example:
+        >>> input, layer = torch.tensor([[2.0, 1.0]]), torch.nn.Linear(2, 100_000)
+        >>> sparse_linear_zlpr_loss(input, layer.weight, torch.tensor([[7, 99_999]]), layer.bias).ndim
+        0
+    """
+    check_tensors(input=input, linear_weight=linear_weight)
+    call = _Call.of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook)
+    logits: Any = _Logits(call.shape, call.dtype, input.device)
+    read, _ = read_ids(as_ids(indices, input.device, pad), logits, (len(call.shape) - 1,), pad, xp=xp)
+    flat = read._replace(ids=_rows(read.ids), unused=_rows(read.unused))
+    if flat.illegal is not None:
+        flat = flat._replace(illegal=flat.illegal.reshape(-1))
+    targets = Targets(None, flat, label_smoothing)
+    return _loss(call, (input, linear_weight, bias), targets, (mask, weight, pos_weight, threshold))
+
+
+class _Logits(NamedTuple):
+    """What the checks and options need to know of logits that do not exist."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class _Call(NamedTuple):
+    """What autograd does not look into."""
+
+    shape: tuple[int, ...]  # of the logits
+    dtype: torch.dtype  # that computes
+    reduction: Reduction
+    plan: LinearPlan
+    hook: Hook | None
+    rounded: torch.dtype | None
+
+    @classmethod
+    def of(
+        cls, input: Tensor, weight: Tensor, bias: Tensor | None, reduction: Any, budget: int | None, hook: Hook | None
+    ) -> "_Call":
+        """Of checked arguments."""
+        check_layer(input, weight, bias, 0, xp=xp)
+        if budget is not None and not budget > 0:
+            msg = f"`memory_budget` must be a positive number of bytes. Received: {budget!r}."
+            raise ValueError(msg)
+        read = read_reduction(reduction)
+        wide = torch.float64 if torch.float64 in (input.dtype, weight.dtype) else torch.float32
+        shape, device = (*input.shape[:-1], weight.shape[0]), input.device.type
+        sizes: Any = {"rows": prod(shape[:-1]), "classes": shape[-1], "device": device, "memory_budget": budget}
+        plan = LinearPlan.of(**sizes, bytes_a_logit=wide.itemsize, one_sweep=hook is None and read != "none")
+        rounded = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return cls(shape, wide, read, plan, hook, rounded)
+
+
+def _rows(cells: Tensor) -> Tensor:
+    return cells.reshape(-1, cells.shape[-1])
+
+
+def _loss(
+    call: _Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, options: tuple[Option, ...]
+) -> Tensor:
+    """The reduced loss, by the plan unless the logits have to be made at once."""
+    logits: Any = _Logits(call.shape, call.dtype, layer[0].device)
+    names = ("mask", "weight", "pos_weight", "threshold")
+    given = [readable_option(name, option) for name, option in zip(names, options, strict=True)]
+    read = Options.of(logits, *given, xp=xp)
+    if call.hook is None and _needs_all_logits(call, layer, targets, read):
+        return _dense(call, layer, targets, read)
+    flat = Options._make([_as_rows(option, call.shape) for option in read])
+    if call.plan.way == "rows" and (flat.where is not None or targets.ignore_index is not None):
+        call = call._replace(plan=call.plan.by_classes())  # how many examples count is not known before the last one
+    tensors = [x if isinstance(x, Tensor) else None for x in flat]
+    numbers = [None if isinstance(x, Tensor) else x for x in flat]
+    own = [targets.dense, *(targets.ids or (None, None, None))]
+    fixed = numbers, targets.label_smoothing, targets.ignore_index
+    loss: Tensor = _LinearLoss.apply(call, fixed, *layer, *own, *tensors)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def _needs_all_logits(
+    call: _Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, options: Options
+) -> bool:
+    """True where chunks save nothing, or would give a wrong derivative or none."""
+    if call.plan.way == "dense" or torch.compiler.is_compiling() or _torch_internals.is_transformed():
+        return True
+    if _torch_internals.is_recorded() or _torch_internals.is_fake(layer[0]):
+        return True
+    return any(_dispatch.is_for_formula(x) for x in (targets.dense, *options))
+
+
+def _dense(call: _Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, options: Options) -> Tensor:
+    """By the loss of the logits, which are made at once."""
+    logits = torch.nn.functional.linear(*layer)
+    target: Any = Targets.of(targets, 0, call.shape[-1]).reshape(call.shape)
+    smoothed = {"label_smoothing": targets.label_smoothing, "ignore_index": targets.ignore_index}
+    target, where = prepare_targets(target, options.where, logits, **smoothed, xp=xp)
+    axes = (len(call.shape) - 1,)
+    return _dispatch.loss(logits, target, options._replace(where=where), axes, call.reduction, "auto")
+
+
+def _as_rows(option: Any, shape: tuple[int, ...]) -> Any:
+    """An option for [rows, classes], each axis of its size or 1."""
+    if not isinstance(option, Tensor):
+        return option
+    option = option[(None,) * (len(shape) - option.dim())] if option.dim() < len(shape) else option
+    if all(size == 1 for size in option.shape[:-1]):
+        return option.reshape(1, -1)
+    return option.expand(*shape[:-1], option.shape[-1]).reshape(-1, option.shape[-1])
+
+
+class _LinearLoss(torch.autograd.Function):
+    """The reduced loss with the derivatives in input, weight and bias, from two numbers a row and half."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: _Call, fixed: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor | None
+    ) -> Tensor:
+        layer = _layer(call, fixed, input, weight, bias, tensors)
+        ctx.call, ctx.fixed, ctx.gradients = call, fixed, None
+        if call.plan.way == "rows":
+            each = 1 / max(len(layer.input), 1) if call.reduction == "mean" else 1.0
+            losses, ctx.gradients = one_sweep(layer, call.plan.size, each, Wanted(*ctx.needs_input_grad[2:5]))
+            ctx.save_for_backward(input, weight, bias, *tensors, *[None] * 5)
+            return reduce(losses, call.reduction)
+        sums = sums_of(layer, call.plan.size)
+        kept = [part for half in sums.halves for part in half]
+        ctx.save_for_backward(input, weight, bias, *tensors, *kept, sums.labelled)
+        losses = sums.losses.to(call.dtype)
+        losses = losses.reshape(call.shape[:-1]) if call.reduction == "none" else losses
+        return reduce(losses, call.reduction, sums.labelled)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        call, fixed = ctx.call, ctx.fixed
+        input, weight, bias, *tensors = ctx.saved_tensors
+        tensors, kept, labelled = tensors[:-5], tensors[-5:-1], tensors[-1]
+        wanted = ctx.needs_input_grad[2:5]
+        if torch.is_grad_enabled():
+            found = _differentiable(upstream, call, fixed, (input, weight, bias), tensors, wanted)
+        elif ctx.gradients is not None:
+            # A second backward finds none and computes them anew: autograd may add to these in place.
+            made, ctx.gradients = ctx.gradients, None
+            if not (upstream.is_cpu and upstream.item() == 1):
+                made = [None if part is None else part.mul_(upstream) for part in made]
+            pairs = zip(made, (input, weight, bias), strict=True)
+            found = [None if m is None else m.to(own.dtype).reshape(own.shape) for m, own in pairs]
+        else:
+            each = upstream.reshape(-1, 1).to(call.dtype)
+            if call.reduction == "mean":
+                each = each / (prod(call.shape[:-1]) if labelled is None else number_of(labelled))
+            layer = _layer(call, fixed, input, weight, bias, tensors)
+            size = call.plan.by_classes().size if call.plan.way == "rows" else call.plan.size
+            halves = Halves(ShiftedSum(*kept[:2]), ShiftedSum(*kept[2:]))
+            if call.plan.way == "rows":
+                halves = sums_of(layer, size).halves
+            each = each.expand(layer.input.shape[0], 1)
+            found = gradients(layer, size, halves, each, Wanted(wanted[0], wanted[1], wanted[2], call.hook))
+            if found[0] is not None:
+                found[0] = found[0].to(input.dtype).reshape(input.shape)
+        return None, None, *found, *[None] * len(tensors)
+
+
+def _layer(
+    call: _Call, fixed: Any, input: Tensor, weight: Tensor, bias: Tensor | None, tensors: Sequence[Tensor | None]
+) -> Layer:
+    numbers, *prepared = fixed
+    dense, *ids = tensors[:4]
+    targets = Targets(dense, None if dense is not None else Ids(*ids), *prepared)
+    options = Options(*[n if x is None else x for x, n in zip(tensors[4:8], numbers, strict=True)])
+    rows = input.reshape(-1, input.shape[-1])
+    rounded = (rows if call.rounded is None else rows.to(call.rounded)).to(call.dtype)
+    return Layer(rounded, weight, bias, targets, options, call.rounded)
+
+
+def _differentiable(
+    upstream: Tensor, call: _Call, fixed: Any, layer: Any, tensors: Sequence[Any], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients with a graph of their own, for second order: by all logits at once."""
+    flat = _layer(call, fixed, layer[0], layer[1], layer[2], tensors)
+    with torch.enable_grad():
+        rows = (layer[0].reshape(-1, layer[0].shape[-1]), *layer[1:])
+        loss = _dense(call._replace(shape=(flat.input.shape[0], call.shape[-1])), rows, flat.targets, flat.options)
+        wrt = [part for part, want in zip(layer, wanted, strict=True) if want]
+        found = iter(torch.autograd.grad(loss, wrt, upstream.reshape(loss.shape), create_graph=True))
+    return [next(found) if want else None for want in wanted]

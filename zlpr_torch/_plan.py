@@ -1,0 +1,87 @@
+"""How a linear layer and its loss are cut so that the logits fit a budget of memory."""
+
+from typing import Literal, NamedTuple
+
+BUDGETS = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
+"""Bytes beyond inputs and gradients, unless told."""
+
+CELLS = 2**20
+"""Logits of a chunk on a CPU: of more the passes leave the cache, and of fewer the products are slow."""
+
+COPIES = 4
+"""Arrays of the size of a chunk's logits that are there at once."""
+
+FEWEST_ROWS = 64
+"""In a chunk of rows: with fewer, adding to the gradient of the whole weight takes longer than a second product."""
+
+FEWEST_CLASSES = 128
+"""In a chunk of classes, whatever the budget."""
+
+
+class LinearPlan(NamedTuple):
+    """What :func:`linear_zlpr_loss` does: print it to see.
+
+    ``"dense"``: all logits at once. ``"rows"``: some rows with all their classes, and the gradient in the same sweep.
+    ``"classes"``: some classes of all rows, in a sweep for the sums and another for the gradient, which computes the
+    logits anew.
+
+    Example:
+        >>> print(LinearPlan.of(rows=256, classes=131_072))
+        32 chunks of 4096 classes, two sweeps: 16 MiB beyond the gradients, where all logits take 128 MiB
+    """
+
+    way: Literal["dense", "rows", "classes"]
+    rows: int
+    classes: int
+    size: int
+    """Rows or classes of a chunk."""
+    bytes_a_logit: int
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        rows: int,
+        classes: int,
+        device: str = "cpu",
+        memory_budget: int | None = None,
+        bytes_a_logit: int = 4,
+        one_sweep: bool = True,
+    ) -> "LinearPlan":
+        """By the sizes. ``one_sweep`` is False where the gradient cannot be made while the loss is."""
+        budget = BUDGETS.get(device, BUDGETS["cuda"]) if memory_budget is None else memory_budget
+        cells = max(budget // (COPIES * bytes_a_logit), 1)
+        if rows * classes <= cells:
+            return cls("dense", rows, classes, classes, bytes_a_logit)
+        cells = min(cells, CELLS) if device == "cpu" else cells
+        plan = cls("rows", rows, classes, cells // classes, bytes_a_logit)
+        return plan if one_sweep and plan.size >= FEWEST_ROWS else plan.by_classes(cells)
+
+    def by_classes(self, cells: int | None = None) -> "LinearPlan":
+        """The same by chunks of the classes."""
+        cells = self.size * self.classes if cells is None else cells
+        size = min(max(cells // max(self.rows, 1), FEWEST_CLASSES), self.classes)
+        return self._replace(way="classes", size=size)
+
+    @property
+    def chunks(self) -> int:
+        """How many."""
+        return -(-(self.rows if self.way == "rows" else self.classes) // self.size)
+
+    @property
+    def peak(self) -> int:
+        """Bytes beyond inputs and gradients."""
+        other = self.classes if self.way == "rows" else self.rows
+        return COPIES * self.bytes_a_logit * self.size * other
+
+    def __str__(self) -> str:
+        sweeps = {"dense": "", "rows": ", one sweep", "classes": ", two sweeps"}[self.way]
+        what = f"{self.chunks} chunks of {self.size} {self.way}" if sweeps else "all logits at once"
+        whole = self.bytes_a_logit * self.rows * self.classes
+        return (
+            f"{what}{sweeps}: {_mebibytes(self.peak)} beyond the gradients, where all logits take {_mebibytes(whole)}"
+        )
+
+
+def _mebibytes(number: int) -> str:
+    return f"{number / 2**20:.3g} MiB"
