@@ -131,26 +131,31 @@ def sums_of(layer: Layer, size: int) -> Sums:
     """The first sweep."""
     found, labelled = [], None
     for chunk in chunks(layer, size):
-        found.append(_sums_by_kernel(chunk) if chunk.logits.is_cpu else _sums_by_core(chunk))
+        found.append(sums_of_chunk(chunk))
         if chunk.options.where is not None:
             kept = chunk.options.where.expand(chunk.logits.shape).any(1)
             labelled = kept if labelled is None else labelled | kept
-    whole = _merged(found)
-    far = _far_rows(layer, whole) if layer.input.is_cpu else None
-    return Sums(whole if far is None else _replaced(whole, far, layer, size), labelled)
+    return Sums(_merged(found), labelled)
+
+
+def sums_of_chunk(chunk: Chunk) -> Halves:
+    """Of its classes: on a CPU by the kernel, but for the rows where that would lose digits, in float64."""
+    if not chunk.logits.is_cpu:
+        return _sums_by_core(chunk)
+    logs = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), None, halves=True).losses.double()
+    shift = logs.floor()
+    rest = torch.where(logs == torch.inf, 0.0, torch.expm1(logs - shift))
+    halves = Halves(*(ShiftedSum(shift[:, i : i + 1], rest[:, i : i + 1]) for i in (0, 1)))
+    far = far_rows(chunk, halves)
+    if far is not None:
+        for half, exact in zip(halves, _sums_by_core(chunk.some(far)), strict=True):
+            half.shift[far], half.rest[far] = exact.shift.double(), exact.rest.double()
+    return halves
 
 
 def _sums_by_core(chunk: Chunk) -> Halves:
     halves = halves_of(chunk.logits, chunk.targets, chunk.options, xp=xp)
     return Halves(*(sum_exp(half, axis=(1,), xp=xp) for half in halves))
-
-
-def _sums_by_kernel(chunk: Chunk) -> Halves:
-    """From the logarithms that the kernel returns, in float64: of a logarithm below ``LIMIT`` no digit is lost."""
-    logs = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), None, halves=True).losses.double()
-    shift = logs.floor()
-    rest = torch.where(logs == torch.inf, 0.0, torch.expm1(logs - shift))
-    return Halves(*(ShiftedSum(shift[:, i : i + 1], rest[:, i : i + 1]) for i in (0, 1)))
 
 
 def _spread(chunk: Chunk) -> Options:
@@ -169,21 +174,13 @@ def _merged(found: list[Halves]) -> Halves:
     return Halves(*(merge(side, axis=(1,), xp=xp) for side in sides))
 
 
-def _far_rows(layer: Layer, whole: Halves) -> Tensor | None:
-    """The rows whose exponentials the kernel would not divide by exactly; None if there is none."""
-    if not layer.options.are_default and not _cpu._are_factors(layer.options):
-        return torch.arange(layer.input.shape[0])
-    limit = _cpu.LIMIT[layer.input.dtype]
-    near = torch.stack([(half.shift < limit) & (half.rest == half.rest) for half in whole]).all(0)[:, 0]
+def far_rows(chunk: Chunk, sums: Halves) -> Tensor | None:
+    """The rows whose exponentials the CPU kernel would not divide by exactly; None if there is none."""
+    if not chunk.options.are_default and not _cpu.are_factors(_spread(chunk)):
+        return torch.arange(len(chunk.logits))
+    limit = _cpu.LIMIT[chunk.logits.dtype]
+    near = torch.stack([(half.shift < limit) & (half.rest == half.rest) for half in sums]).all(0)[:, 0]
     return None if near.all() else (~near).nonzero()[:, 0]
-
-
-def _replaced(whole: Halves, far: Tensor, layer: Layer, size: int) -> Halves:
-    """With the sums of some rows by the core."""
-    exact = _merged([_sums_by_core(chunk.some(far)) for chunk in chunks(layer, size)])
-    for half, other in zip(whole, exact, strict=True):
-        half.shift[far], half.rest[far] = other.shift.to(half.shift.dtype), other.rest.to(half.rest.dtype)
-    return whole
 
 
 class Wanted(NamedTuple):
@@ -197,12 +194,11 @@ class Wanted(NamedTuple):
 
 def gradients(layer: Layer, size: int, sums: Halves, each: Tensor, wanted: Wanted) -> list[Tensor | None]:
     """The second sweep. ``each`` is the upstream gradient of each row, a column."""
-    far = _far_rows(layer, sums) if layer.input.is_cpu else None
     in_input = torch.zeros_like(layer.input) if wanted.input else None
     in_weight = torch.empty_like(layer.weight) if wanted.weight and wanted.hook is None else None
     in_bias = None if not wanted.bias or layer.bias is None else torch.empty_like(layer.bias)
     for chunk in chunks(layer, size):
-        gradient = _of_logits(chunk, sums, each, far)
+        gradient = gradient_of(chunk, sums, each)
         part = slice(chunk.first, chunk.last)
         if in_input is not None:
             in_input.addmm_(gradient, chunk.weights)
@@ -245,9 +241,11 @@ def _losses_and_gradient(chunk: Chunk, each: float) -> tuple[Tensor, Tensor]:
     return Sums(sums, None).losses, _by_core(chunk, sums, chunk.logits.new_full((len(chunk.logits), 1), each))
 
 
-def _of_logits(chunk: Chunk, sums: Halves, each: Tensor, far: Tensor | None) -> Tensor:
+def gradient_of(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
+    """In the logits of a chunk, by the sums of whole rows."""
     if not chunk.logits.is_cpu:
         return _by_core(chunk, sums, each)
+    far = far_rows(chunk, sums)
     if far is None:
         return _by_kernel(chunk, sums, each)
     gradient = chunk.logits.new_empty(chunk.logits.shape)

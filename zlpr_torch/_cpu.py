@@ -172,7 +172,7 @@ class Sweep:
 
     def run(self) -> Tensor:
         """The losses, in a column. Makes the gradient."""
-        if self.no_options or self.count == 0 or _are_factors(self.options):
+        if self.no_options or self.count == 0 or are_factors(self.options):
             losses = self.blocks()
             redo = None if self.of_part else self.inexact(losses)
         else:
@@ -328,7 +328,7 @@ def options_of(options: Options, rows: Any) -> Options:
     return options if options.are_default else Options._make([some_rows(option, rows) for option in options])
 
 
-def _are_factors(options: Options) -> bool:
+def are_factors(options: Options) -> bool:
     """True if the weights are legal, and factors of a moderate size can stand for weights and threshold."""
     (least, most), (least_positive, most_positive), (lowest, highest) = map(_range, options[1:])
     farthest = math.exp(min(max(-lowest, highest), 100.0))

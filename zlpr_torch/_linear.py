@@ -5,19 +5,19 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from zlpr_core._checks import check_layer, check_layer_targets
-from zlpr_core._indices import Ids, read_ids
+from zlpr_core._indices import Ids
 from zlpr_core._options import Options
 from zlpr_core._reduce import ShiftedSum
 from zlpr_core._targets import prepare_targets
 from zlpr_core._terms import Halves
 
-from . import _dispatch, _torch_internals
+from . import _dispatch, _sharded, _torch_internals
 from ._arguments import check_tensors, readable_option
 from ._chunks import Hook, Layer, Targets, Wanted, gradients, one_sweep, sums_of
-from ._ids import as_ids
+from ._ids import Logits, ids_of_part
 from ._namespace import Option, xp
 from ._plan import LinearPlan
 from ._reduction import Reduction, number_of, read_reduction, reduce
@@ -38,6 +38,7 @@ def linear_zlpr_loss(
     reduction: Reduction | None = "mean",
     memory_budget: int | None = None,
     weight_grad_hook: Hook | None = None,
+    group: Any = None,
 ) -> Tensor:
     r""":func:`zlpr_loss` of the logits ``F.linear(input, linear_weight, bias)``, which never exist at once.
 
@@ -59,6 +60,9 @@ def linear_zlpr_loss(
         weight_grad_hook: called in backward as ``weight_grad_hook(rows, gradient)`` with a slice of the classes and
             their gradient, a chunk after another. The gradient of the whole weight is not made then, and
             ``linear_weight.grad`` stays as it is: an optimiser may update the rows in place.
+        group: a process group over which the classes are spread, as in :func:`zlpr_loss`: ``linear_weight``, ``bias``,
+            ``target`` and options are this process's, and ``input`` is the same on all of them. Its gradient is summed
+            over the group.
 
     Shape:
         - input: :math:`(*, H)`, linear_weight: :math:`(C, H)`, target: :math:`(*, C)`, bias: :math:`(C)`
@@ -78,7 +82,7 @@ def linear_zlpr_loss(
         torch.Size([3, 2])
     """
     check_tensors(input=input, linear_weight=linear_weight, target=target)
-    call = _Call.of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook)
+    call = _Call.of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     check_layer_targets(target, call.shape, xp=xp)
     targets = Targets(target.reshape(-1, target.shape[-1]), None, label_smoothing, ignore_index)
     return _loss(call, (input, linear_weight, bias), targets, (mask, weight, pos_weight, threshold))
@@ -99,6 +103,8 @@ def sparse_linear_zlpr_loss(
     reduction: Reduction | None = "mean",
     memory_budget: int | None = None,
     weight_grad_hook: Hook | None = None,
+    group: Any = None,
+    class_range: tuple[int, int] | None = None,
 ) -> Tensor:
     r""":func:`linear_zlpr_loss` of class ids, of which no row of targets is ever made.
 
@@ -107,6 +113,8 @@ def sparse_linear_zlpr_loss(
             weight_grad_hook: as in :func:`linear_zlpr_loss`.
         indices: the ids of the positives, as in :func:`sparse_zlpr_loss`, but for a sparse matrix.
         pad: the id that marks an unused slot.
+        group: as in :func:`linear_zlpr_loss`; the ids count the classes of all processes.
+        class_range: as in :func:`sparse_zlpr_loss`.
 
     Shape:
         - input: :math:`(*, H)`, linear_weight: :math:`(C, H)`, indices: :math:`(*, P)`, bias: :math:`(C)`
@@ -121,22 +129,16 @@ def sparse_linear_zlpr_loss(
         0
     """
     check_tensors(input=input, linear_weight=linear_weight)
-    call = _Call.of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook)
-    logits: Any = _Logits(call.shape, call.dtype, input.device)
-    read, _ = read_ids(as_ids(indices, input.device, pad), logits, (len(call.shape) - 1,), pad, xp=xp)
+    call = _Call.of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
+    first, total = 0, call.shape[-1]
+    if group is not None:
+        first, total = _sharded.range_of(total, group, class_range, input.device)
+    read = ids_of_part(indices, Logits(call.shape, call.dtype, input.device), pad, first, total)
     flat = read._replace(ids=_rows(read.ids), unused=_rows(read.unused))
     if flat.illegal is not None:
         flat = flat._replace(illegal=flat.illegal.reshape(-1))
     targets = Targets(None, flat, label_smoothing)
     return _loss(call, (input, linear_weight, bias), targets, (mask, weight, pos_weight, threshold))
-
-
-class _Logits(NamedTuple):
-    """What the checks and options need to know of logits that do not exist."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
 
 
 class _Call(NamedTuple):
@@ -148,10 +150,18 @@ class _Call(NamedTuple):
     plan: LinearPlan
     hook: Hook | None
     rounded: torch.dtype | None
+    group: Any
 
     @classmethod
     def of(
-        cls, input: Tensor, weight: Tensor, bias: Tensor | None, reduction: Any, budget: int | None, hook: Hook | None
+        cls,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        reduction: Any,
+        budget: int | None,
+        hook: Hook | None,
+        group: Any,
     ) -> "_Call":
         """Of checked arguments."""
         check_layer(input, weight, bias, 0, xp=xp)
@@ -162,9 +172,10 @@ class _Call(NamedTuple):
         wide = torch.float64 if torch.float64 in (input.dtype, weight.dtype) else torch.float32
         shape, device = (*input.shape[:-1], weight.shape[0]), input.device.type
         sizes: Any = {"rows": prod(shape[:-1]), "classes": shape[-1], "device": device, "memory_budget": budget}
-        plan = LinearPlan.of(**sizes, bytes_a_logit=wide.itemsize, one_sweep=hook is None and read != "none")
+        one_sweep = hook is None and group is None and read != "none"
+        plan = LinearPlan.of(**sizes, bytes_a_logit=wide.itemsize, one_sweep=one_sweep)
         rounded = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return cls(shape, wide, read, plan, hook, rounded)
+        return cls(shape, wide, read, plan, hook, rounded, group)
 
 
 def _rows(cells: Tensor) -> Tensor:
@@ -175,12 +186,14 @@ def _loss(
     call: _Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, options: tuple[Option, ...]
 ) -> Tensor:
     """The reduced loss, by the plan unless the logits have to be made at once."""
-    logits: Any = _Logits(call.shape, call.dtype, layer[0].device)
+    logits: Any = Logits(call.shape, call.dtype, layer[0].device)
     names = ("mask", "weight", "pos_weight", "threshold")
     given = [readable_option(name, option) for name, option in zip(names, options, strict=True)]
     read = Options.of(logits, *given, xp=xp)
-    if call.hook is None and _needs_all_logits(call, layer, targets, read):
+    if call.hook is None and call.group is None and _needs_all_logits(call, layer, targets, read):
         return _dense(call, layer, targets, read)
+    if call.group is not None or call.hook is not None:
+        _sharded.refuse_gradients(targets.dense, *read)
     flat = Options._make([_as_rows(option, call.shape) for option in read])
     if call.plan.way == "rows" and (flat.where is not None or targets.ignore_index is not None):
         call = call._replace(plan=call.plan.by_classes())  # how many examples count is not known before the last one
@@ -238,6 +251,8 @@ class _LinearLoss(torch.autograd.Function):
             ctx.save_for_backward(input, weight, bias, *tensors, *[None] * 5)
             return reduce(losses, call.reduction)
         sums = sums_of(layer, call.plan.size)
+        if call.group is not None:
+            sums = _sharded.whole_rows(sums, call.dtype, call.group)
         kept = [part for half in sums.halves for part in half]
         ctx.save_for_backward(input, weight, bias, *tensors, *kept, sums.labelled)
         losses = sums.losses.to(call.dtype)
@@ -251,6 +266,9 @@ class _LinearLoss(torch.autograd.Function):
         tensors, kept, labelled = tensors[:-5], tensors[-5:-1], tensors[-1]
         wanted = ctx.needs_input_grad[2:5]
         if torch.is_grad_enabled():
+            if call.group is not None or call.hook is not None:
+                msg = "With `group` or `weight_grad_hook` there is no second derivative."
+                raise NotImplementedError(msg)
             found = _differentiable(upstream, call, fixed, (input, weight, bias), tensors, wanted)
         elif ctx.gradients is not None:
             # A second backward finds none and computes them anew: autograd may add to these in place.
@@ -271,6 +289,8 @@ class _LinearLoss(torch.autograd.Function):
             each = each.expand(layer.input.shape[0], 1)
             found = gradients(layer, size, halves, each, Wanted(wanted[0], wanted[1], wanted[2], call.hook))
             if found[0] is not None:
+                if call.group is not None:
+                    distributed.all_reduce(found[0], group=call.group)
                 found[0] = found[0].to(input.dtype).reshape(input.shape)
         return None, None, *found, *[None] * len(tensors)
 

@@ -8,16 +8,17 @@ from torch import Tensor
 import zlpr_core
 from zlpr_core._checks import check_pair, check_positive, class_axes
 from zlpr_core._divergences import JEFFREYS
+from zlpr_core._indices import part_of_ids
 from zlpr_core._options import is_zero
 from zlpr_core._pairs import check_logits
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
-from . import _dispatch
+from . import _dispatch, _sharded
 from ._arguments import check_tensors, read_options, readable_option
 from ._dispatch import Implementation, read_implementation
 from ._formula import Inputs, PairCall
-from ._ids import targets_of
+from ._ids import ids_of_part, targets_of
 from ._namespace import Option, as_number, xp
 from ._reduction import Reduction, labelled_examples, read_reduction, reduce
 
@@ -35,6 +36,7 @@ def zlpr_loss(
     ignore_index: float | None = None,
     reduction: Reduction | None = "mean",
     impl: Implementation | None = "auto",
+    group: Any = None,
 ) -> Tensor:
     r"""Multi-label ZLPR loss, where ``binary_cross_entropy_with_logits`` stood.
 
@@ -66,6 +68,10 @@ def zlpr_loss(
             ``"plain"``. Transforms, forward mode, second order and gradients in anything but ``input`` and
             ``threshold`` always use ``"plain"``. In compiled code ``"blocked"`` and ``"triton"`` are ``"auto"``. All
             agree to rounding.
+        group: a process group of ``torch.distributed`` over which the classes are spread. ``input``, ``target`` and
+            options are this process's classes, of which each may have another number, of the same examples. The loss is
+            that of whole rows, the same on every process, and so is the gradient, of this process's logits. Forward
+            exchanges 16 bytes a row and backward nothing. In eager code, and without a second derivative.
 
     Shape:
         - input and target: :math:`(*, C)`
@@ -91,6 +97,8 @@ def zlpr_loss(
     check_pair(input, target, xp=xp)
     axes = class_axes(input, dim, xp=xp)
     options = read_options(input, mask, weight, pos_weight, threshold)
+    if group is not None:
+        return _sharded.loss(input, target, options, axes, reduction, group)
     return _dispatch.loss(input, target, options, axes, reduction, impl)
 
 
@@ -107,6 +115,8 @@ def sparse_zlpr_loss(
     pad: int | None = -1,
     reduction: Reduction | None = "mean",
     impl: Implementation | None = "auto",
+    group: Any = None,
+    class_range: tuple[int, int] | None = None,
 ) -> Tensor:
     r"""ZLPR of class ids: :func:`zlpr_loss` of the rows that the ids stand for.
 
@@ -125,6 +135,9 @@ def sparse_zlpr_loss(
             :func:`span_to_index` does.
         mask, weight, pos_weight, threshold, label_smoothing, reduction, impl: as in :func:`zlpr_loss`.
         pad: the id that marks an unused slot.
+        group: as in :func:`zlpr_loss`, for classes on the last dimension; the ids count the classes of all processes.
+        class_range: with ``group``, the first class of this process and the number of all. Without it the processes
+            exchange how many each has, in every call.
 
     Shape:
         - input: :math:`(*, C)`
@@ -148,9 +161,14 @@ def sparse_zlpr_loss(
         tensor([0.9889, 0.4759])
     """
     check_tensors(input=input)
+    if group is None:
+        target = targets_of(indices, input, dim, pad)
+    else:
+        first, total = _sharded.range_of(_last(input, dim), group, class_range, input.device)
+        target = part_of_ids(ids_of_part(indices, input, pad, first, total), 0, input.shape[-1], xp=xp)
     return zlpr_loss(
         input,
-        targets_of(indices, input, dim, pad),
+        target,
         dim=dim,
         mask=mask,
         weight=weight,
@@ -159,7 +177,16 @@ def sparse_zlpr_loss(
         label_smoothing=label_smoothing,
         reduction=reduction,
         impl=impl,
+        group=group,
     )
+
+
+def _last(input: Tensor, dim: Axis) -> int:
+    """The number of classes, which are on the last dimension."""
+    if class_axes(input, dim, xp=xp) != (input.dim() - 1,):
+        msg = f"`dim` must be the last one where ids count the classes of several processes. Received: {dim!r}."
+        raise ValueError(msg)
+    return input.shape[-1]
 
 
 def rdrop_zlpr_loss(

@@ -72,7 +72,9 @@ class Torch(Backend):
     def own_options(self, name):
         reduction = {} if name == "zlpr_terms" else {"reduction": "mean"}
         impl = {"impl": "auto"} if name in ("zlpr", "sparse_zlpr") else {}
-        return super().own_options(name) | reduction | impl
+        group = {"group": None} if name in ("zlpr", "sparse_zlpr") else {}
+        ids = {"class_range": None} if name == "sparse_zlpr" else {}
+        return super().own_options(name) | reduction | impl | group | ids
 
     def helper(self, name):
         function = super().helper(name)

@@ -1,0 +1,73 @@
+"""One process of a group that holds some of the classes: run by tests/integrations/torch/test_torch_sharded.py.
+
+It reads the problem of all classes from a file, computes every form of the loss on its own slice, and writes what it
+found: losses, gradients, and how often the processes had to exchange something.
+"""
+
+import sys
+from datetime import timedelta
+
+import torch
+from torch import distributed
+from torch.nn.functional import linear
+
+from zlpr_torch import linear_zlpr_loss, sparse_linear_zlpr_loss, sparse_zlpr_loss, zlpr_loss
+
+EXCHANGES = ("all_gather", "all_reduce")
+BUDGET = 4 * 4 * 8 * 128  # a chunk of 128 classes
+
+
+def counted():
+    """A dict of how many bytes each exchange carried, which goes on counting."""
+    calls = []
+    for name in EXCHANGES:
+        function = getattr(distributed, name)
+
+        def call(first, *rest, of=function, name=name, **options):
+            sent = rest[0] if rest else first
+            calls.append((name, sent.numel() * sent.element_size()))
+            return of(first, *rest, **options)
+
+        setattr(distributed, name, call)
+    return calls
+
+
+def main(folder, rank, world):
+    problem = torch.load(f"{folder}/problem.pt")
+    limit = timedelta(seconds=60)
+    distributed.init_process_group("gloo", f"file://{folder}/store", timeout=limit, rank=rank, world_size=world)
+    if problem["crash"] == rank:
+        raise SystemExit(3)
+    first, last = problem["ends"][rank], problem["ends"][rank + 1]
+    own = slice(first, last)
+    calls, found = counted(), {}
+    group, total = distributed.group.WORLD, problem["ends"][-1]
+    targets, ids, options = problem["targets"][:, own], problem["ids"], dict(problem["options"])
+    if "mask" in options:
+        options["mask"] = options["mask"][:, own]
+    forms = {
+        "dense": lambda x, w, b: zlpr_loss(linear(x, w, b), targets, group=group, **options),
+        "ids": lambda x, w, b: sparse_zlpr_loss(
+            linear(x, w, b), ids, group=group, class_range=(first, total), **options
+        ),
+        "linear": lambda x, w, b: linear_zlpr_loss(x, w, targets, b, group=group, memory_budget=BUDGET, **options),
+        "linear ids": lambda x, w, b: sparse_linear_zlpr_loss(
+            x, w, ids, b, group=group, memory_budget=BUDGET, **options
+        ),
+    }
+    for name, form in forms.items():
+        arrays = [
+            array.clone().requires_grad_() for array in (problem["x"], problem["weight"][own], problem["bias"][own])
+        ]
+        calls.clear()
+        loss = form(*arrays)
+        forward = list(calls)
+        calls.clear()
+        gradients = torch.autograd.grad((loss * problem["upstream"]).sum(), arrays)
+        found[name] = {"loss": loss.detach(), "gradients": gradients, "forward": forward, "backward": list(calls)}
+    torch.save(found, f"{folder}/found-{rank}.pt")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
