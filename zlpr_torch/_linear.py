@@ -16,7 +16,7 @@ from zlpr_core._terms import Halves
 
 from . import _dispatch, _sharded, _torch_internals
 from ._arguments import check_tensors, readable_option
-from ._chunks import Hook, Layer, Targets, Wanted, gradients, one_sweep, sums_of
+from ._chunks import Hook, Layer, Sums, Targets, Wanted, gradients, one_sweep, sums_of
 from ._ids import Logits, ids_of_part
 from ._namespace import Option, xp
 from ._plan import LinearPlan
@@ -248,51 +248,60 @@ class _LinearLoss(torch.autograd.Function):
         if call.plan.way == "rows":
             each = 1 / max(len(layer.input), 1) if call.reduction == "mean" else 1.0
             losses, ctx.gradients = one_sweep(layer, call.plan.size, each, Wanted(*ctx.needs_input_grad[2:5]))
-            ctx.save_for_backward(input, weight, bias, *tensors, *[None] * 5)
+            ctx.save_for_backward(input, weight, bias, *tensors)
             return reduce(losses, call.reduction)
-        sums = sums_of(layer, call.plan.size)
-        if call.group is not None:
-            sums = _sharded.whole_rows(sums, call.dtype, call.group)
-        kept = [part for half in sums.halves for part in half]
-        ctx.save_for_backward(input, weight, bias, *tensors, *kept, sums.labelled)
+        sums = _sums(call, layer)
+        ctx.save_for_backward(input, weight, bias, *tensors, *[p for half in sums.halves for p in half], sums.labelled)
         losses = sums.losses.to(call.dtype)
-        losses = losses.reshape(call.shape[:-1]) if call.reduction == "none" else losses
-        return reduce(losses, call.reduction, sums.labelled)
+        return reduce(losses.reshape(call.shape[:-1]), call.reduction, sums.labelled)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        call, fixed = ctx.call, ctx.fixed
         input, weight, bias, *tensors = ctx.saved_tensors
-        tensors, kept, labelled = tensors[:-5], tensors[-5:-1], tensors[-1]
-        wanted = ctx.needs_input_grad[2:5]
+        own, tensors, kept = (input, weight, bias), tensors[:8], tensors[8:]
+        wanted = Wanted(*ctx.needs_input_grad[2:5], hook=ctx.call.hook)
         if torch.is_grad_enabled():
-            if call.group is not None or call.hook is not None:
-                msg = "With `group` or `weight_grad_hook` there is no second derivative."
-                raise NotImplementedError(msg)
-            found = _differentiable(upstream, call, fixed, (input, weight, bias), tensors, wanted)
+            found = _differentiable(upstream, ctx.call, ctx.fixed, own, tensors, wanted)
         elif ctx.gradients is not None:
             # A second backward finds none and computes them anew: autograd may add to these in place.
             made, ctx.gradients = ctx.gradients, None
-            if not (upstream.is_cpu and upstream.item() == 1):
-                made = [None if part is None else part.mul_(upstream) for part in made]
-            pairs = zip(made, (input, weight, bias), strict=True)
-            found = [None if m is None else m.to(own.dtype).reshape(own.shape) for m, own in pairs]
+            found = _scaled(made, upstream)
         else:
-            each = upstream.reshape(-1, 1).to(call.dtype)
-            if call.reduction == "mean":
-                each = each / (prod(call.shape[:-1]) if labelled is None else number_of(labelled))
-            layer = _layer(call, fixed, input, weight, bias, tensors)
-            size = call.plan.by_classes().size if call.plan.way == "rows" else call.plan.size
-            halves = Halves(ShiftedSum(*kept[:2]), ShiftedSum(*kept[2:]))
-            if call.plan.way == "rows":
-                halves = sums_of(layer, size).halves
-            each = each.expand(layer.input.shape[0], 1)
-            found = gradients(layer, size, halves, each, Wanted(wanted[0], wanted[1], wanted[2], call.hook))
-            if found[0] is not None:
-                if call.group is not None:
-                    distributed.all_reduce(found[0], group=call.group)
-                found[0] = found[0].to(input.dtype).reshape(input.shape)
-        return None, None, *found, *[None] * len(tensors)
+            layer = _layer(ctx.call, ctx.fixed, input, weight, bias, tensors)
+            found = _second_sweep(upstream, ctx.call, layer, kept, wanted)
+        pairs = zip(found, own, strict=True)
+        return None, None, *[g if g is None else g.to(x.dtype).reshape(x.shape) for g, x in pairs], *[None] * 8
+
+
+def _sums(call: _Call, layer: Layer) -> Sums:
+    """Of whole rows, whichever process has their classes."""
+    sums = sums_of(layer, call.plan.by_classes().size)
+    return sums if call.group is None else _sharded.whole_rows(sums, call.dtype, call.group)
+
+
+def _second_sweep(
+    upstream: Tensor, call: _Call, layer: Layer, kept: Sequence[Tensor], wanted: Wanted
+) -> list[Tensor | None]:
+    """The gradients by the sums of forward; without any, from the first sweep on."""
+    halves, labelled = _sums(call, layer) if not kept else Sums(_halves(kept), kept[4])
+    each = upstream.reshape(-1, 1).to(call.dtype)
+    if call.reduction == "mean":
+        each = each / (len(layer.input) if labelled is None else number_of(labelled))
+    found = gradients(layer, call.plan.by_classes().size, halves, each.expand(len(layer.input), 1), wanted)
+    if call.group is not None and found[0] is not None:
+        distributed.all_reduce(found[0], group=call.group)
+    return found
+
+
+def _halves(kept: Sequence[Tensor]) -> Halves:
+    return Halves(ShiftedSum(kept[0], kept[1]), ShiftedSum(kept[2], kept[3]))
+
+
+def _scaled(gradients: list[Tensor | None], upstream: Tensor) -> list[Tensor | None]:
+    """In place. 1 is what ``loss.backward()`` hands over, and a look at it costs nothing on a CPU."""
+    if upstream.is_cpu and upstream.item() == 1:
+        return gradients
+    return [None if gradient is None else gradient.mul_(upstream) for gradient in gradients]
 
 
 def _layer(
@@ -302,19 +311,22 @@ def _layer(
     dense, *ids = tensors[:4]
     targets = Targets(dense, None if dense is not None else Ids(*ids), *prepared)
     options = Options(*[n if x is None else x for x, n in zip(tensors[4:8], numbers, strict=True)])
-    rows = input.reshape(-1, input.shape[-1])
+    rows = _rows(input)
     rounded = (rows if call.rounded is None else rows.to(call.rounded)).to(call.dtype)
     return Layer(rounded, weight, bias, targets, options, call.rounded)
 
 
 def _differentiable(
-    upstream: Tensor, call: _Call, fixed: Any, layer: Any, tensors: Sequence[Any], wanted: Sequence[bool]
+    upstream: Tensor, call: _Call, fixed: Any, layer: Any, tensors: Sequence[Any], wanted: Wanted
 ) -> list[Tensor | None]:
     """Gradients with a graph of their own, for second order: by all logits at once."""
+    if call.group is not None or call.hook is not None:
+        msg = "With `group` or `weight_grad_hook` there is no second derivative."
+        raise NotImplementedError(msg)
     flat = _layer(call, fixed, layer[0], layer[1], layer[2], tensors)
     with torch.enable_grad():
-        rows = (layer[0].reshape(-1, layer[0].shape[-1]), *layer[1:])
-        loss = _dense(call._replace(shape=(flat.input.shape[0], call.shape[-1])), rows, flat.targets, flat.options)
-        wrt = [part for part, want in zip(layer, wanted, strict=True) if want]
+        rows = _rows(layer[0]), layer[1], layer[2]
+        loss = _dense(call._replace(shape=(len(rows[0]), call.shape[-1])), rows, flat.targets, flat.options)
+        wrt = [part for part, want in zip(layer, wanted[:3], strict=True) if want]
         found = iter(torch.autograd.grad(loss, wrt, upstream.reshape(loss.shape), create_graph=True))
-    return [next(found) if want else None for want in wanted]
+    return [next(found) if want else None for want in wanted[:3]]

@@ -58,7 +58,9 @@ class LinearPlan(NamedTuple):
         return plan if one_sweep and plan.size >= FEWEST_ROWS else plan.by_classes(cells)
 
     def by_classes(self, cells: int | None = None) -> "LinearPlan":
-        """The same by chunks of the classes."""
+        """The same by chunks of the classes; itself unless it is by rows."""
+        if cells is None and self.way != "rows":
+            return self
         cells = self.size * self.classes if cells is None else cells
         size = min(max(cells // max(self.rows, 1), FEWEST_CLASSES), self.classes)
         return self._replace(way="classes", size=size)
