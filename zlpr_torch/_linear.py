@@ -259,7 +259,7 @@ class _LinearLoss(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         input, weight, bias, *tensors = ctx.saved_tensors
         own, tensors, kept = (input, weight, bias), tensors[:8], tensors[8:]
-        wanted = Wanted(*ctx.needs_input_grad[2:5], hook=ctx.call.hook)
+        wanted = Wanted(*ctx.needs_input_grad[2:5])._replace(hook=ctx.call.hook)
         if torch.is_grad_enabled():
             found = _differentiable(upstream, ctx.call, ctx.fixed, own, tensors, wanted)
         elif ctx.gradients is not None:
