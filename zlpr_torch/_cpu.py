@@ -253,9 +253,8 @@ class Sweep:
         illegal = _illegal_rows(targets, self.dtype)
         if targets.dtype != self.dtype or illegal is not None:
             memory = self.buffer("targets", targets)
-            targets = (
-                (torch.empty_like(targets, dtype=self.dtype) if memory is None else memory).copy_(targets).clamp_(0, 1)
-            )
+            memory = torch.empty_like(targets, dtype=self.dtype) if memory is None else memory
+            targets = memory.copy_(targets).clamp_(0, 1)
         positive = self.buffer("positive", targets)
         if self.careful:
             return *_careful_terms(logits, targets, negative, positive), illegal
@@ -399,8 +398,3 @@ def number_tensor(value: float, dtype: torch.dtype) -> Tensor:
     """As a tensor, which PyTorch would otherwise make of the number in each operation."""
     with torch.inference_mode(mode=False):
         return torch.tensor(value, dtype=dtype, device="cpu")
-
-
-def empty_residuals(input: Tensor, layout: Layout, reduction: Reduction) -> Tensor:
-    """For the fake implementation of the op: what ``forward`` keeps."""
-    return layout.empty_cells(input) if keeps_gradient(input, reduction) else input.new_empty(0)

@@ -106,7 +106,8 @@ def _(
     if not with_gradient:
         return loss, input.new_empty(0)
     if input.device.type == "cpu":
-        return loss, _cpu.empty_residuals(input, layout, reduction)
+        kept = _cpu.keeps_gradient(input, reduction)
+        return loss, layout.empty_cells(input) if kept else input.new_empty(0)
     return loss, input.new_empty((layout.number_of_rows(input.shape), 4), dtype=wide)
 
 
