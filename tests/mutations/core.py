@@ -7,6 +7,8 @@ TESTS = ("conformance", "frameworks/core")
 CHECKS, DECODING, NAMESPACE = (f"zlpr_core/_{name}.py" for name in ("checks", "decoding", "namespace"))
 DIVERGENCES, INDICES, LOGISTIC = (f"zlpr_core/_{name}.py" for name in ("divergences", "indices", "logistic"))
 LOSSES, OPTIONS, REDUCE = (f"zlpr_core/_{name}.py" for name in ("losses", "options", "reduce"))
+LINEAR, PARTS = "zlpr_core/_linear.py", "zlpr_core/_parts.py"
+LINEARLY = ("frameworks/core/test_core_linear.py",)
 BERNOULLI, PAIRS, REGRET = (f"zlpr_core/_{name}.py" for name in ("bernoulli", "pairs", "regret"))
 TARGETS, TERMS, UNSHIFTED = (f"zlpr_core/_{name}.py" for name in ("targets", "terms", "unshifted"))
 
@@ -57,7 +59,7 @@ MUTANTS = ROUNDING | {
     "a NaN stays in its half": Mutant(LOSSES, "loss = positive + negative\n    return", "loss = negative\n    return"),
     "longdouble computes in float32": Mutant(NAMESPACE, "xp.finfo(dtype).bits > 32", "xp.finfo(dtype).bits == 64"),
     "an unknown size fits none": Mutant(CHECKS, "or left != left or right != right", ""),
-    "multi-hot ids pass": Mutant(INDICES, "_refuse_multi_hot(ids, classes, pad, xp=xp)\n        _refuse", "_refuse"),
+    "multi-hot ids pass": Mutant(INDICES, "_refuse_multi_hot(ids, classes, pad, xp=xp)\n    _refuse", "_refuse"),
     "illegal weights pass": Mutant(TERMS, "xp.where((weight >= 0) & (weight <= largest(like.dtype, xp=xp)), weight, nan)", "weight"),
     "an illegal number as weight passes": Mutant(TERMS, "(weight if 0 <= weight < inf else nan)", "weight"),
     "infinite logits can move": Mutant(TERMS, "finite: Any = ~(abs(logits) > largest(logits.dtype, xp=xp))", "finite: Any = logits == logits"),
@@ -71,7 +73,7 @@ MUTANTS = ROUNDING | {
     "infinite logits meet": Mutant(REDUCE, "xp.where(terms.logit > far, far,", "xp.where(terms.logit > far, inf,"),
     "softmax without the one": Mutant(REDUCE, "/ (1 + total.rest)", "/ total.rest"),
     # --- the public losses
-    "swap the sign of the gradient": Mutant(LOSSES, "-positive, 0.0), read.xp.where(read.movable, negative, 0.0)", "positive, 0.0), read.xp.where(read.movable, -negative, 0.0)"),
+    "swap the sign of the gradient": Mutant(LOSSES, "-positive, 0.0), xp.where(movable, negative, 0.0)", "positive, 0.0), xp.where(movable, -negative, 0.0)"),
     "gradient in the dtype that computes": Mutant(LOSSES, "infer(xp, logits=logits, targets=targets).astype(negative + positive, logits.dtype)", "negative + positive"),
     "curvature without its square": Mutant(LOSSES, "positive * (1 - positive) +", "positive +"),
     "half the entropy": Mutant(LOSSES, "= 2 * xp.squeeze", "= xp.squeeze"),
@@ -93,9 +95,9 @@ MUTANTS = ROUNDING | {
     # --- class ids
     "class ids off by one": Mutant(INDICES, "xp.mark(xp.where(unused, classes, ids), classes)", "xp.mark(xp.where(unused, classes, ids + 1), classes)"),
     "one id beyond the last passes": Mutant(INDICES, "(ids >= classes)", "(ids > classes)"),
-    "padding is a class": Mutant(INDICES, "_in_place(_marked(ids, outside | (ids == pad)", "_in_place(_marked(ids, outside"),
+    "padding is a class": Mutant(INDICES, "unused = outside | (ids == pad)", "unused = outside"),
     "class axes out of place": Mutant(INDICES, "tuple(order.index(a) for a in range(len(sizes)))", "order"),
-    "an illegal id goes unnoticed while tracing": Mutant(INDICES, "xp.reshape(xp.any(outside, axis=-1)", "xp.reshape(xp.any(outside & (ids < 0), axis=-1)"),
+    "an illegal id goes unnoticed while tracing": Mutant(INDICES, "Ids(ids, unused, xp.any(outside, axis=-1))", "Ids(ids, unused, xp.any(outside & (ids < 0), axis=-1))"),
     "end before start": Mutant(INDICES, "first * length + last", "last * length + first"),
     # --- decoding
     "σ(s) for σ(2s)": Mutant(DECODING, "2.0 if scale is None else scale", "1.0 if scale is None else scale"),
@@ -122,4 +124,11 @@ MUTANTS = ROUNDING | {
     "unshifted gradient of infinite logits": Mutant(UNSHIFTED, "xp.where(abs(z) > largest(z.dtype, xp=xp), 0.0, slopes)", "slopes"),
     "unshifted gradient without a cap": Mutant(UNSHIFTED, "xp.exp(xp.where(gap > cap, cap, gap))", "xp.exp(gap)"),
     "unshifted gradient, one half NaN": Mutant(UNSHIFTED, "xp.where(both == both, positive, nan)", "positive"),
+    # --- parts of a row
+    "the 1 of every part counts": Mutant(PARTS, "(xp.expm1(each - common) - one)", "xp.exp(each - common)", LINEARLY),
+    "the 1 counts by its rounded exponential": Mutant(PARTS, "(xp.expm1(each - common) - one)", "(xp.exp(each - common) - xp.exp(-common))", LINEARLY),
+    "an infinite part is NaN": Mutant(PARTS, "(_finite(part, xp=xp) for part in (parts.shift, shift))", "(parts.shift, shift)", LINEARLY),
+    "linear: options not cut": Mutant(LINEAR, "return option[..., first:last]", "return option[..., : last - first]", LINEARLY),
+    "linear: ids of other classes": Mutant(INDICES, "ids = read.ids - first\n    beyond", "ids = read.ids\n    beyond", LINEARLY),
+    "linear: an illegal id in one chunk": Mutant(INDICES, "_spoiled(hot, read.illegal[..., None], xp=xp)\n\n\ndef _spoiled", "hot\n\n\ndef _spoiled", LINEARLY),
 }  # fmt: skip

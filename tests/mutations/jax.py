@@ -8,6 +8,8 @@ DERIVATIVE, LOSSES, NAMESPACE = (f"zlpr_jax/_{name}.py" for name in ("derivative
 PAIR_DERIVATIVE = "zlpr_jax/_divergence_derivative.py"
 BERNOULLI, PAIRS, REGRET_FILE = (f"zlpr_core/_{name}.py" for name in ("bernoulli", "pairs", "regret"))
 JAX = ("frameworks/jax",)
+CORE_LOSSES, LINEAR, PARTS = "zlpr_core/_losses.py", "zlpr_jax/_linear.py", "zlpr_jax/_parts.py"
+LINEARLY = ("frameworks/jax/test_jax_linear.py",)
 DERIVATIVES, EDGES, OPTIONS = (
     ("conformance/test_derivatives.py",),
     ("conformance/test_edges.py",),
@@ -54,26 +56,26 @@ CLOSED = {  # the divergences' derivatives in closed form, the core's and what J
 
 MUTANTS = ROUNDING | CLOSED | {
     # --- arguments on their way
-    "weight and pos_weight swapped": Mutant(LOSSES, "zlpr(scores, targets, axis, Options.of(scores, kept, weight, pos_weight, threshold, xp=xp))", "zlpr(scores, targets, axis, Options.of(scores, kept, pos_weight, weight, threshold, xp=xp))", OPTIONS),
-    "mask dropped": Mutant(LOSSES, "zlpr(scores, targets, axis, Options.of(scores, kept, weight, pos_weight, threshold, xp=xp))", "zlpr(scores, targets, axis, Options.of(scores, None, weight, pos_weight, threshold, xp=xp))", OPTIONS),
-    "threshold dropped": Mutant(LOSSES, "zlpr(scores, targets, axis, Options.of(scores, kept, weight, pos_weight, threshold, xp=xp))", "zlpr(scores, targets, axis, Options.of(scores, kept, weight, pos_weight, None, xp=xp))", OPTIONS),
+    "weight and pos_weight swapped": Mutant(LOSSES, "options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)\n    return zlpr(scores", "options = Options.of(scores, kept, pos_weight, weight, threshold, xp=xp)\n    return zlpr(scores", OPTIONS),
+    "mask dropped": Mutant(LOSSES, "options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)\n    return zlpr(scores", "options = Options.of(scores, None, weight, pos_weight, threshold, xp=xp)\n    return zlpr(scores", OPTIONS),
+    "threshold dropped": Mutant(LOSSES, "options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)\n    return zlpr(scores", "options = Options.of(scores, kept, weight, pos_weight, None, xp=xp)\n    return zlpr(scores", OPTIONS),
     "mask dropped from the terms": Mutant(LOSSES, "terms(scores, targets, axis, Options.of(scores, kept,", "terms(scores, targets, axis, Options.of(scores, None,"),
     "class ids: one beyond the last wraps": Mutant(NAMESPACE, '.set(True, mode="drop")', ".set(True, mode=\"clip\")", SPARSE),
     "tracers are readable": Mutant(NAMESPACE, "if isinstance(x, jax.core.Tracer):\n        return False", "if isinstance(x, jax.core.Tracer):\n        return True", SPARSE),
     "options keep their rank": Mutant(NAMESPACE, "x[(None,) * (rank - x.ndim)]", "x", JAX),
     "a NaN of a divergence stays in its cell": Mutant(PAIRS, "return spread_nan(values, values, xp=xp)", "return values", (*EDGES, *DIVERGENCES)),
     # --- the derivative
-    "gradient of the other sign": Mutant(DERIVATIVE, "jnp.where(movable, -positive, 0.0)", "jnp.where(movable, positive, 0.0)", OPTIONS),
+    "gradient of the other sign": Mutant(CORE_LOSSES, "xp.where(movable, -positive, 0.0)", "xp.where(movable, positive, 0.0)", OPTIONS),
     "gradient in the dtype of the logits": Mutant(DERIVATIVE, "slope * dot.astype(slope.dtype)", "slope.astype(dot.dtype) * dot", (*VALUES, *JAX)),
     "gradient of masked logits": Mutant(DERIVATIVE, 'is_movable(logits, arrays.get("where"), xp=xp)', "is_movable(logits, None, xp=xp)", (*OPTIONS, *EDGES)),
-    "tangent summed over all axes": Mutant(DERIVATIVE, "dot.astype(slope.dtype), axis=fixed.axes)", "dot.astype(slope.dtype))", DERIVATIVES),
+    "tangent summed over all axes": Mutant(DERIVATIVE, "jnp.sum(cells, axis=fixed.axes)", "jnp.sum(cells)", DERIVATIVES),
     "no derivative in the options": Mutant(DERIVATIVE, "values_dot = _dot_of_arrays(rule, fixed, logits, arrays, rest)", "values_dot = ()", DERIVATIVES),
     "threshold the wrong way": Mutant(DERIVATIVE, "(-1, arrays_dot.get(", "(1, arrays_dot.get(", DERIVATIVES),
-    "derivative in the options only": Mutant(DERIVATIVE, "sign * jnp.sum(slope", "0 * jnp.sum(slope", VALUES),
+    "derivative in the options only": Mutant(DERIVATIVE, "sign * _sum(fixed, slope", "0 * _sum(fixed, slope", VALUES),
     "options swapped in the tangent": Mutant(DERIVATIVE, "_exact_sums(fixed, logits, {**arrays, **moved})", "_exact_sums(fixed, logits, {**moved, **arrays})", DERIVATIVES),
     "one half only": Mutant(DERIVATIVE, "return (positive + negative,)\n\n\ndef _terms(", "return (positive + positive,)\n\n\ndef _terms(", VALUES),
     "a NaN of one half stays there": Mutant(DERIVATIVE, "spread_nan(log, logs[0] + logs[1], xp=xp)", "log", EDGES),
-    "the other slope of the halves": Mutant(DERIVATIVE, "-positive, 0.0), jnp.where(movable, negative, 0.0)", "-positive, 0.0), jnp.where(movable, -negative, 0.0)", DERIVATIVES),
+    "the other slope of the halves": Mutant(CORE_LOSSES, "-positive, 0.0), xp.where(movable, negative, 0.0)", "-positive, 0.0), xp.where(movable, -negative, 0.0)", DERIVATIVES),
     "halves swapped in the sums": Mutant(DERIVATIVE, "sum_exp(halves.positive, axis=fixed.axes, xp=xp),\n        sum_exp(halves.negative,", "sum_exp(halves.negative, axis=fixed.axes, xp=xp),\n        sum_exp(halves.positive,", OPTIONS),
     # --- sums without a shift
     "unshifted with options": Mutant(DERIVATIVE, "plain = len(arrays) == 1 and Options(**dict(fixed.options)).are_default", "plain = True", OPTIONS),
@@ -82,4 +84,10 @@ MUTANTS = ROUNDING | CLOSED | {
     "illegal targets without a shift": Mutant(DERIVATIVE, "(targets.max(fixed.axes, keepdims=True) <= 1)", "(targets.max(fixed.axes, keepdims=True) <= 99)", EDGES),
     "the last part is left out": Mutant(DERIVATIVE, "parts = -(-count // step) if count else 0", "parts = -(-count // step) - 1 if count else 0", VALUES),
     "parts of another place": Mutant(DERIVATIVE, "first = jnp.minimum(part * step, count - step)", "first = jnp.minimum(part, count - step)", VALUES),
+    # --- a linear layer and its loss
+    "what is left over is forgotten": Mutant(PARTS, "[Chunk(self.classes, done, 1, self.classes - done)] if done < self.classes else []", "[]", LINEARLY),
+    "chunks of another place": Mutant(PARTS, "Chunk(self.classes, number * self.size, 1, self.size)", "Chunk(self.classes, number, 1, self.size)", LINEARLY),
+    "options not cut": Mutant(LINEAR, 'part.of(option, -1) if hasattr(option, "shape") else option', "option", LINEARLY),
+    "bias of the first chunk": Mutant(LINEAR, "part.of(layer.bias, 0)", "layer.bias[: part.size]", LINEARLY),
+    "inputs' gradient added up in half precision": Mutant(LINEAR, "wide, read = x.astype(dtype),", "wide, read = x,", LINEARLY),
 }  # fmt: skip

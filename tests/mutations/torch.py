@@ -15,15 +15,17 @@ OPTIONS, EDGES, VALUES = (
     ("conformance/test_edges.py",),
     ("conformance/test_values.py",),
 )
+CHUNKS, IDS, LINEAR = (f"zlpr_torch/_{name}.py" for name in ("chunks", "ids", "linear"))
+LINEARLY = ("frameworks/torch/test_torch_linear.py",)
 PAIRED, BLOCKWISE = ("conformance/test_divergences.py",), ("frameworks/torch/test_torch_pairs.py",)
 
 MUTANTS = {
     # --- arguments on their way
-    "mask dropped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    return _dispatch", "options = read_options(input, None, weight, pos_weight, threshold)\n    return _dispatch", OPTIONS),
-    "weight and pos_weight swapped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    return _dispatch", "options = read_options(input, mask, pos_weight, weight, threshold)\n    return _dispatch", OPTIONS),
-    "threshold dropped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    return _dispatch", "options = read_options(input, mask, weight, pos_weight, None)\n    return _dispatch", OPTIONS),
+    "mask dropped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    if group", "options = read_options(input, None, weight, pos_weight, threshold)\n    if group", OPTIONS),
+    "weight and pos_weight swapped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    if group", "options = read_options(input, mask, pos_weight, weight, threshold)\n    if group", OPTIONS),
+    "threshold dropped": Mutant(LOSSES, "options = read_options(input, mask, weight, pos_weight, threshold)\n    if group", "options = read_options(input, mask, weight, pos_weight, None)\n    if group", OPTIONS),
     "sparse and nested tensors pass": Mutant("zlpr_torch/_arguments.py", "or value.layout is not torch.strided or value.is_nested:", "or False:", ("frameworks/torch/test_torch_given.py",)),
-    "ids of NumPy as they are": Mutant(LOSSES, "indices = asarray(indices, device=input.device)", "pass", ("frameworks/torch/test_torch_given.py",)),
+    "ids of NumPy as they are": Mutant(IDS, "return asarray(indices, device=device)", "return indices", ("frameworks/torch/test_torch_given.py",)),
     "assigned options unchecked": Mutant("zlpr_torch/_modules.py", "        if name in READ:\n", "        if name in READ and name not in self.__dict__:\n", ("frameworks/torch/test_torch_assigned.py",)),
     "tensors of inference mode to autograd": Mutant(DISPATCH, "return tensor.clone() if tensor.is_inference() else tensor", "return tensor", ("frameworks/torch/test_torch_given.py",)),
     # --- reductions
@@ -124,4 +126,15 @@ MUTANTS = {
     "pair: a NaN stays in its slope": Mutant("zlpr_core/_pairs.py", "xp.where(values == values, pair.scale * gradient, nan)", "pair.scale * gradient", BLOCKWISE),
     "pair: share forgotten by the formula": Mutant(FORMULA, "gradient = call.share * apart", "gradient = apart", (*PAIRED, *BLOCKWISE)),
     "pair: mean forgotten by the formula": Mutant(FORMULA, "_number_of_examples(layout, inputs.p.shape, inputs.options.where)", "1", (*PAIRED, *BLOCKWISE)),
+    # --- a linear layer and its loss
+    "linear: a chunk's own sums": Mutant(CHUNKS, "gradient = gradient_of(chunk, sums, each)", "gradient = gradient_of(chunk, sums_of_chunk(chunk), each)", LINEARLY),
+    "linear: rows far out by the kernel": Mutant(CHUNKS, "    far = far_rows(chunk, sums)\n    if far is None:", "    far = None\n    if far is None:", LINEARLY),
+    "linear: sums of rows far out by the kernel": Mutant(CHUNKS, "    far = far_rows(chunk, halves)\n", "    far = None\n", LINEARLY),
+    "linear: options not cut": Mutant(CHUNKS, "return option[:, first:last] if", "return option[:, : last - first] if", LINEARLY),
+    "linear: bias not cut": Mutant(CHUNKS, "layer.bias[first:last].to(out.dtype)", "layer.bias[: last - first].to(out.dtype)", LINEARLY),
+    "linear: the hook gets nothing": Mutant(CHUNKS, "wanted.hook(part, (gradient.t() @ layer.input).to(layer.weight.dtype))", "pass", LINEARLY),
+    "linear: the mean of all rows": Mutant(LINEAR, "(len(layer.input) if labelled is None else number_of(labelled))", "len(layer.input)", LINEARLY),
+    "linear: a second backward adds to the first": Mutant(LINEAR, "made, ctx.gradients = ctx.gradients, None", "made = ctx.gradients", LINEARLY),
+    "linear: upstream gradient forgotten": Mutant(LINEAR, "gradient.mul_(upstream) for gradient", "gradient for gradient", LINEARLY),
+    "linear: rows though a mask decides the mean": Mutant(LINEAR, 'if call.plan.way == "rows" and (flat.where is not None or targets.ignore_index is not None):', "if False:", LINEARLY),
 }  # fmt: skip
