@@ -89,5 +89,5 @@ MUTANTS = ROUNDING | CLOSED | {
     "chunks of another place": Mutant(PARTS, "Chunk(self.classes, number * self.size, 1, self.size)", "Chunk(self.classes, number, 1, self.size)", LINEARLY),
     "options not cut": Mutant(LINEAR, 'part.of(option, -1) if hasattr(option, "shape") else option', "option", LINEARLY),
     "bias of the first chunk": Mutant(LINEAR, "part.of(layer.bias, 0)", "layer.bias[: part.size]", LINEARLY),
-    "inputs' gradient added up in half precision": Mutant(LINEAR, "wide, read = x.astype(dtype),", "wide, read = x,", LINEARLY),
+    "inputs' gradient added up in half precision": Mutant(LINEAR, "x.astype(dtype), weights,", "x, weights,", LINEARLY),
 }  # fmt: skip
