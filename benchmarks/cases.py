@@ -57,6 +57,8 @@ CPU = (
     *(Case(WIDE, targets=targets, dtype=dtype) for targets, dtype in product(("30 %", "70 %"), DTYPES)),
 )
 FAMILY = tuple(Case(shape) for shape in ((64, 20), (256, 1000), WIDE))
+FEATURES = 256  # of the layer in the cases below, whose shapes are those of its logits
+LINEAR = tuple(Case(shape, targets="three") for shape in ((2048, 10_000), (256, 131_072), (64, 670_000)))
 GPU = tuple(Case(shape, dtype="bfloat16", device="cuda") for shape in ((4096, 32_768), (8192, 131_072)))
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 import report
-from cases import CPU, FAMILY, QUICK, Case
+from cases import CPU, FAMILY, LINEAR, QUICK, Case
 from machine import machine
 from measure import race
 from rich.console import Console
 from rich.progress import track
 
 FRAMEWORKS = ("torch", "jax", "tf")
-TABLES = ("peers", "family")
+TABLES = ("peers", "family", "linear")
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "KINETO_LOG_LEVEL": "6",  # PyTorch's profiler
@@ -29,8 +29,10 @@ RESULTS = Path(__file__).parent / "results"
 def main(argv: list[str] | None = None) -> None:
     """Measure, write and show."""
     arguments = parse(argv)
+    if arguments.table == "linear" and arguments.framework == "tf":
+        sys.exit("The table `linear` is for torch and jax.")
     peers = load(arguments.framework, arguments.table, arguments.threads)
-    cases = {"peers": CPU, "family": FAMILY}[arguments.table] + peers.EXTRA_CASES
+    cases = {"peers": CPU, "family": FAMILY, "linear": LINEAR}[arguments.table] + peers.EXTRA_CASES
     cases = QUICK if arguments.quick else cases
     rounds, seconds = (5, 0.5) if arguments.quick else (arguments.rounds, arguments.seconds)
     found = measure(peers, cases, threads=arguments.threads, rounds=rounds, seconds=seconds)
@@ -45,7 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments; a quick run writes nothing unless told where."""
     parser = argparse.ArgumentParser(description="Time and memory of ZLPR beside its peers.")
     parser.add_argument("--framework", choices=FRAMEWORKS, default="torch")
-    parser.add_argument("--table", choices=TABLES, default="peers", help="zlpr_loss beside others, or all of zlpr")
+    parser.add_argument("--table", choices=TABLES, default="peers", help="zlpr_loss, all of zlpr, or a layer")
     parser.add_argument("--quick", action="store_true", help="one small shape, a few rounds")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="and cores (default: 2)")
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="of each case, at least (default: 20)")

@@ -1,4 +1,4 @@
-"""The figures of a run: average ranks with their critical difference; ZLPR's gain over BCE by what a set is like.
+"""The figures of a run: average ranks with their critical difference; ZLPR's gain over BCE by set and by its kind.
 
 ``python -m studies.figures DIR`` draws them from the CSV files in DIR, as studies.run does at its end.
 """
@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from _style import INK, LINES, sheet
+from _style import INK, LINES, name_curves, sheet
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from studies.readings import AS_TRAINED
+from studies.additions import ADDED
+from studies.readings import AS_TRAINED, TUNED
 from studies.results import read
-from studies.statistics import Ranks, paired, pick, ranks
+from studies.statistics import Paired, Ranks, gains, pick, ranks
 
 Rows = Sequence[Mapping[str, str]]
 PANELS = ("subset accuracy", "micro F1", "average precision")  # of both figures
+READ_BY = {AS_TRAINED: "zlpr", TUNED: "focal"}  # and the line of each
 AGAINST = {"classes": "classes", "labels_a_row": "labels a row", "dependence": "dependence of labels"}
 
 
@@ -33,8 +35,9 @@ def draw_ranks(rows: Rows, *, model: str, reading: str = AS_TRAINED) -> Figure:
 
 
 def of(rows: Rows, model: str, reading: str, metric: str) -> Ranks:
-    """Of every loss that was trained."""
-    return ranks(pick(rows, model=model, reading=reading, metric=metric), dict.fromkeys(row["loss"] for row in rows))
+    """Without losses that only add to another: with more of them the critical difference hides what others do."""
+    names = [name for name in dict.fromkeys(row["loss"] for row in rows) if name not in ADDED]
+    return ranks(pick(rows, model=model, reading=reading, metric=metric), names)
 
 
 def diagram(axes: Axes, found: Ranks) -> None:
@@ -67,9 +70,9 @@ def draw_gains(rows: Rows, sets: Rows, *, model: str, reading: str = AS_TRAINED)
     """ZLPR less BCE on each set, with its 95 % interval: a row for each metric, a column for each property."""
     figure = sheet(width=9, height=2.4 * len(PANELS))
     for line, metric in zip(figure.subplots(len(PANELS), len(AGAINST), sharey="row"), PANELS, strict=True):
-        scores = pick(rows, model=model, reading=reading, metric=metric)
+        found = gains(pick(rows, model=model, reading=reading, metric=metric), "ZLPR", "BCE")
         for axes, (column, label) in zip(line, AGAINST.items(), strict=True):
-            scatter(axes, {row["set"]: float(row[column]) for row in sets}, scores)
+            scatter(axes, {row["set"]: float(row[column]) for row in sets}, found)
             axes.set_xlabel(label if metric == PANELS[-1] else "")
             axes.set_xscale("log" if column == "classes" else "linear")
         line[0].set_ylabel(metric)
@@ -77,22 +80,50 @@ def draw_gains(rows: Rows, sets: Rows, *, model: str, reading: str = AS_TRAINED)
     return figure
 
 
-def scatter(axes: Axes, places: Mapping[str, float], scores: Mapping[tuple[str, str], np.ndarray]) -> None:
-    """A point for each set that has both losses, with its name."""
+def scatter(axes: Axes, places: Mapping[str, float], found: Mapping[str, Paired]) -> None:
+    """A point for each set, with its name."""
     axes.axhline(0, color=INK, linewidth=1.2)
-    for name, place in places.items():
-        if (name, "ZLPR") in scores and (name, "BCE") in scores:
-            gain = paired(scores[name, "ZLPR"], scores[name, "BCE"])
-            half = gain.half if np.isfinite(gain.half) else 0
-            axes.errorbar(place, gain.gain, half, color=LINES["zlpr"]["color"], marker="o", capsize=3)
-            axes.annotate(name, (place, gain.gain), (4, 4), textcoords="offset points", fontsize=8)
+    for name, gain in found.items():
+        axes.errorbar(places[name], gain.gain, half(gain), color=LINES["zlpr"]["color"], marker="o", capsize=3)
+        axes.annotate(name, (places[name], gain.gain), (4, 4), textcoords="offset points", fontsize=8)
+
+
+def half(gain: Paired) -> float:
+    """Of the interval; one seed has none."""
+    return gain.half if np.isfinite(gain.half) else 0.0
+
+
+def draw_sets(rows: Rows, sets: Rows, *, model: str) -> Figure:
+    """ZLPR less BCE on each set, from few classes to many, with its 95 % interval; by two readings."""
+    names = {
+        row["set"]: f"{row['set']}, {row['classes']}" for row in sorted(sets, key=lambda row: -int(row["classes"]))
+    }
+    figure = sheet(width=9, height=1.8 + 0.36 * len(names))
+    panels = figure.subplots(1, len(PANELS), sharey=True)
+    for axes, metric in zip(panels, PANELS, strict=True):
+        axes.axvline(0, color=INK, linewidth=1.2)
+        for lift, (reading, line) in zip((0.12, -0.12), READ_BY.items(), strict=True):
+            found = gains(pick(rows, model=model, reading=reading, metric=metric), "ZLPR", "BCE")
+            places = [list(names).index(name) + lift for name in found]
+            style = {"fmt": "o", "capsize": 3, "color": LINES[line]["color"], "label": reading}
+            axes.errorbar([gain.gain for gain in found.values()], places, xerr=[*map(half, found.values())], **style)
+        axes.set_xlabel(metric)
+    panels[0].set_yticks(range(len(names)), names.values())
+    figure.suptitle("ZLPR less BCE, by set and number of classes: right of 0 is better")
+    name_curves(figure)
+    return figure
 
 
 def draw(folder: Path) -> None:
-    """Both, for each model."""
+    """All three, for each model."""
     rows, sets = read(folder / "scores.csv"), read(folder / "sets.csv")
     for model in dict.fromkeys(row["model"] for row in rows):
-        for name, figure in (("ranks", draw_ranks(rows, model=model)), ("gains", draw_gains(rows, sets, model=model))):
+        drawn = {
+            "ranks": draw_ranks(rows, model=model),
+            "gains": draw_gains(rows, sets, model=model),
+            "sets": draw_sets(rows, sets, model=model),
+        }
+        for name, figure in drawn.items():
             figure.savefig(folder / f"{name}-{model.lower()}.svg", metadata={"Date": None})
 
 

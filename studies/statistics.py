@@ -51,6 +51,12 @@ def paired(first: np.ndarray, second: np.ndarray) -> Paired:
     return Paired(float(gains.mean()), float(half))
 
 
+def gains(scores: Mapping[tuple[str, str], np.ndarray], first: str, second: str) -> dict[str, Paired]:
+    """Of one loss over another, on each set that has both."""
+    there = [name for name, loss in scores if loss == first and (name, second) in scores]
+    return {name: paired(scores[name, first], scores[name, second]) for name in there}
+
+
 def ranks(scores: Mapping[tuple[str, str], np.ndarray], losses: Iterable[str]) -> Ranks:
     """Of the losses, by their means on each set; equal means share a rank."""
     losses = [loss for loss in losses if any(loss == key[1] for key in scores)]
@@ -72,6 +78,5 @@ def critical(losses: int, sets: int) -> float:
 
 def record(scores: Mapping[tuple[str, str], np.ndarray], first: str, second: str) -> dict[str, int]:
     """On how many sets the first wins, ties and loses against the second."""
-    sets = [name for name, loss in scores if loss == first and (name, second) in scores]
-    verdicts = [paired(scores[name, first], scores[name, second]).verdict for name in sets]
+    verdicts = [gain.verdict for gain in gains(scores, first, second).values()]
     return {verdict: verdicts.count(verdict) for verdict in ("win", "tie", "loss")}

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
+NUMBER = re.compile(r"-?\d+\.?\d*(?:e[-+]?\d+)?")
 _RUN = """
 import contextlib, doctest, io, re, sys
 text = sys.stdin.read()
@@ -53,3 +55,11 @@ def check(page, block, **environment):
         command, input=block, capture_output=True, text=True, check=False, cwd=ROOT, encoding="utf-8", **environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def check_drawing(new, committed, advice):
+    """Two SVG files are one, up to a hundredth of a point: a processor may round the last digit of exp otherwise."""
+    texts = [path.read_text(encoding="utf-8") for path in (new, committed)]
+    assert NUMBER.sub("", texts[0]) == NUMBER.sub("", texts[1]), f"{advice}, and commit what it draws"
+    numbers = ([float(number) for number in NUMBER.findall(text)] for text in texts)
+    np.testing.assert_allclose(*numbers, rtol=0, atol=0.01)

@@ -15,7 +15,19 @@ from sklearn import metrics as reference
 
 sys.path.insert(0, str(ROOT))
 
-from studies import additions, dependence, figures, losses, results, rows_by_labels, run, sets, statistics, training
+from studies import (
+    additions,
+    dependence,
+    figures,
+    losses,
+    mulan,
+    results,
+    rows_by_labels,
+    run,
+    sets,
+    statistics,
+    training,
+)
 from studies.losses import LOSSES, bce, odds_against, zlpr_smoothing
 from studies.metrics import METRICS, measure
 from studies.readings import CRITERION, ONE_MODEL, TUNED, read
@@ -260,6 +272,45 @@ def test_openml(monkeypatch):
     assert asked["data_id"] == 40589  # scikit-learn's own tests have this one
     assert dataset.labels.tolist() == [[1, 0], [0, 0]]
     assert (dataset.name, dataset.dense, dataset.features.dtype) == ("emotions", True, np.float32)
+
+
+HEADER = """@relation 'toy: -C 2'
+@attribute width numeric
+@attribute place {2,10,1}
+@attribute has {0,1}
+@attribute 'Tom & Jerry' {0,1}
+@attribute Sunset {0,1}
+@data
+"""
+LABELS = '<labels xmlns="http://mulan.sourceforge.net/labels">\n<label name="Tom &amp; Jerry"></label>\n<label name="Sunset"/>\n'
+
+
+@pytest.mark.parametrize(
+    "rows", [["1.5,10,1,0,1", "0,2,0,1,1"], ["{0 1.5, 1 10, 2 1, 4 1}", "{3 1, 4 1}"]], ids=["dense", "sparse"]
+)
+def test_mulan(tmp_path, rows):
+    """A nominal feature has a column for each value, and a label is what the XML file names."""
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "toy.xml").write_text(LABELS, encoding="utf-8")
+    for part in ("train", "test"):
+        (folder / f"toy-{part}.arff").write_text(HEADER + "\n".join(rows) + "\n", encoding="utf-8")
+    assert mulan.main([str(folder), "--output", str(tmp_path)]) == 0
+    dataset = sets.load_npz(tmp_path / "toy.npz")
+    assert dataset.features.tolist() == 2 * [[1.5, 0, 1, 0, 1], [0, 1, 0, 0, 0]]
+    assert dataset.labels.tolist() == 2 * [[0, 1], [1, 1]]
+    assert [part.tolist() for part in dataset.rows] == [[0, 1], [2, 3]]
+    assert dataset.dense == (rows[0][0] != "{")
+
+
+def test_mulan_names_what_is_wrong(tmp_path, capsys):
+    assert mulan.main([str(tmp_path)]) == 2
+    assert "must hold one *.xml beside the train and test files, but has 0." in capsys.readouterr().err
+    (tmp_path / "toy.xml").write_text(LABELS.replace("Sunset", "Dawn"), encoding="utf-8")
+    for part in ("train", "test"):
+        (tmp_path / f"toy-{part}.arff").write_text(HEADER + "1,10,1,0,1\n", encoding="utf-8")
+    assert mulan.main([str(tmp_path)]) == 2
+    assert "toy.xml names labels that toy-train.arff has not: Dawn.\n" in capsys.readouterr().err
 
 
 def test_statistics():

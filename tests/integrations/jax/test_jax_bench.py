@@ -9,6 +9,11 @@ def test_quick(tmp_path):
     assert all(holds_the_gradient(row) for row in found.values())
 
 
+def test_quick_linear(tmp_path):
+    found = quick_run("jax", tmp_path, "linear")
+    assert {name for name, _ in found} == {"dense BCE", "dense zlpr", "zlpr", "zlpr, class ids"}
+
+
 def test_quick_family(tmp_path):
     found = quick_run("jax", tmp_path, "family")
     assert {name for name, _ in found} >= FAMILY

@@ -37,6 +37,19 @@ def test_allocations_are_counted_whoever_keeps_them():
     assert done.returncode == 0, done.stderr
 
 
+def test_quick_linear(tmp_path):
+    found = quick_run("torch", tmp_path, "linear")
+    assert {name for name, _ in found} == {
+        "dense BCE",
+        "dense zlpr",
+        "zlpr",
+        "zlpr, class ids",
+        "zlpr, 16 MiB",
+        "products alone",
+    }
+    assert all(holds_the_gradient(row) for (name, _), row in found.items() if name != "products alone")
+
+
 def test_quick_family(tmp_path):
     found = quick_run("torch", tmp_path, "family")
     assert {name for name, _ in found} >= FAMILY
