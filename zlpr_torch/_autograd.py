@@ -65,7 +65,7 @@ class KernelLoss(torch.autograd.Function):
             gradients = differentiable_gradients(upstream, input, target, options, axes, reduction, wrt)
             in_input = gradients[0] if ctx.needs_input_grad[4] else None
             return None, None, None, None, in_input, None, None if threshold is None else gradients[-1]
-        if _is_seen_through(upstream):
+        if is_seen_through(upstream):
             gradient = linear_gradient(upstream, input, target, options, axes, reduction)
         else:
             # A second backward finds no residuals and recomputes: this one may write over them.
@@ -89,7 +89,7 @@ class KernelTerms(torch.autograd.Function):
     def backward(ctx: Any, *upstreams: Tensor) -> tuple[Tensor | None, ...]:
         input, target, *tensors = ctx.saved_tensors
         options = _joined(tensors, ctx.numbers)
-        if torch.is_grad_enabled() or any(map(_is_seen_through, upstreams)):
+        if torch.is_grad_enabled() or any(map(is_seen_through, upstreams)):
             gradient = gradient_of_terms(upstreams, input, target, options, ctx.axes)
         else:
             # A second backward finds no residuals and recomputes: this one may write over them.
@@ -129,7 +129,7 @@ class ClosedPair(torch.autograd.Function):
         (kernel, call), (p, q, target, *tensors) = ctx.call, ctx.saved_tensors
         inputs = Inputs(p, q, target, _joined(tensors, ctx.numbers))
         wanted = ctx.needs_input_grad[4:]
-        if kernel is None or torch.is_grad_enabled() or _is_seen_through(upstream):
+        if kernel is None or torch.is_grad_enabled() or is_seen_through(upstream):
             gradients = pair_gradients(call, upstream, inputs)
         else:
             # A second backward finds no residuals and recomputes: this one may write over them.
@@ -143,7 +143,7 @@ def _joined(tensors: list[Tensor | None], numbers: list[Any]) -> Options:
     return Options(*[n if x is None else x for x, n in zip(tensors, numbers, strict=True)])
 
 
-def _is_seen_through(upstream: Tensor) -> bool:
+def is_seen_through(upstream: Tensor) -> bool:
     """True if vmap, forward mode or a tracing tool has come between forward and backward."""
     return (
         torch.compiler.is_compiling()  # first, because compiled autograd cannot trace the questions after it

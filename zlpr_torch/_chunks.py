@@ -41,6 +41,11 @@ class Targets(NamedTuple):
         hot: Tensor = part_of_ids(self.ids, first, last - first, xp=xp)
         return hot
 
+    def prepared(self, targets: Tensor, where: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Targets of some logits and their mask, with ``label_smoothing`` and ``ignore_index`` worked in."""
+        given = {"label_smoothing": self.label_smoothing, "ignore_index": self.ignore_index}
+        return prepare_targets(targets, where, logits, **given, xp=xp)
+
     def of_rows(self, rows: slice) -> "Targets":
         """Those of some rows."""
         ids = None if self.ids is None else Ids(*[some_rows(part, rows) for part in self.ids])
@@ -104,8 +109,7 @@ def chunks(layer: Layer, size: int) -> Iterator[Chunk]:
         else:
             torch.addmm(layer.bias[first:last].to(out.dtype), layer.input, weights.t(), out=out)
         options = Options._make([_of_classes(option, layer.classes, first, last) for option in layer.options])
-        prepared = {"label_smoothing": layer.targets.label_smoothing, "ignore_index": layer.targets.ignore_index}
-        targets, where = prepare_targets(layer.targets.of(first, last), options.where, out, **prepared, xp=xp)
+        targets, where = layer.targets.prepared(layer.targets.of(first, last), options.where, out)
         yield Chunk(first, last, weights, out, targets, options._replace(where=where))
 
 

@@ -11,12 +11,13 @@ from zlpr_core._checks import check_layer, check_layer_targets
 from zlpr_core._indices import Ids
 from zlpr_core._options import Options
 from zlpr_core._reduce import ShiftedSum
-from zlpr_core._targets import prepare_targets
 from zlpr_core._terms import Halves
 
 from . import _dispatch, _sharded, _torch_internals
 from ._arguments import check_tensors, readable_option
+from ._autograd import is_seen_through
 from ._chunks import Hook, Layer, Sums, Targets, Wanted, gradients, one_sweep, sums_of
+from ._formula import linear_gradient
 from ._ids import Logits, ids_of_part
 from ._namespace import Option, xp
 from ._plan import LinearPlan
@@ -174,8 +175,14 @@ class _Call(NamedTuple):
         sizes: Any = {"rows": prod(shape[:-1]), "classes": shape[-1], "device": device, "memory_budget": budget}
         one_sweep = hook is None and group is None and read != "none"
         plan = LinearPlan.of(**sizes, bytes_a_logit=wide.itemsize, one_sweep=one_sweep)
-        rounded = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return cls(shape, wide, read, plan, hook, rounded, group)
+        return cls(shape, wide, read, plan, hook, _autocast_dtype(device), group)
+
+
+def _autocast_dtype(device: str) -> torch.dtype | None:
+    """None where autocast is off, or unknown as on the meta device."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 def _rows(cells: Tensor) -> Tensor:
@@ -219,9 +226,8 @@ def _needs_all_logits(
 def _dense(call: _Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, options: Options) -> Tensor:
     """By the loss of the logits, which are made at once."""
     logits = torch.nn.functional.linear(*layer)
-    target: Any = Targets.of(targets, 0, call.shape[-1]).reshape(call.shape)
-    smoothed = {"label_smoothing": targets.label_smoothing, "ignore_index": targets.ignore_index}
-    target, where = prepare_targets(target, options.where, logits, **smoothed, xp=xp)
+    target = targets.of(0, call.shape[-1]).reshape(call.shape)
+    target, where = targets.prepared(target, options.where, logits)
     axes = (len(call.shape) - 1,)
     return _dispatch.loss(logits, target, options._replace(where=where), axes, call.reduction, "auto")
 
@@ -262,6 +268,8 @@ class _LinearLoss(torch.autograd.Function):
         wanted = Wanted(*ctx.needs_input_grad[2:5])._replace(hook=ctx.call.hook)
         if torch.is_grad_enabled():
             found = _differentiable(upstream, ctx.call, ctx.fixed, own, tensors, wanted)
+        elif is_seen_through(upstream):
+            found = _linear_in_upstream(upstream, ctx.call, _layer(ctx.call, ctx.fixed, input, weight, bias, tensors))
         elif ctx.gradients is not None:
             # A second backward finds none and computes them anew: autograd may add to these in place.
             made, ctx.gradients = ctx.gradients, None
@@ -293,6 +301,24 @@ def _second_sweep(
     return found
 
 
+def _linear_in_upstream(upstream: Tensor, call: _Call, layer: Layer) -> list[Tensor | None]:
+    """The gradients by operations on ``upstream``, for a transform of it, and by all logits at once."""
+    _refuse_shards(call)
+    weights, bias = layer.weights(0, layer.classes), None if layer.bias is None else layer.bias.to(call.dtype)
+    logits = torch.nn.functional.linear(layer.input, weights, bias)
+    target, where = layer.targets.prepared(layer.targets.of(0, layer.classes), layer.options.where, logits)
+    options = layer.options._replace(where=where)
+    flat = upstream.reshape(-1) if call.reduction == "none" else upstream
+    gradient = linear_gradient(flat, logits, target, options, (1,), call.reduction)
+    return [gradient @ weights, gradient.mT @ layer.input, None if bias is None else gradient.sum(0)]
+
+
+def _refuse_shards(call: _Call) -> None:
+    if call.group is not None or call.hook is not None:
+        msg = "With `group` or `weight_grad_hook` there is no second derivative, and no vmap of the backward pass."
+        raise NotImplementedError(msg)
+
+
 def _halves(kept: Sequence[Tensor]) -> Halves:
     return Halves(ShiftedSum(kept[0], kept[1]), ShiftedSum(kept[2], kept[3]))
 
@@ -320,9 +346,7 @@ def _differentiable(
     upstream: Tensor, call: _Call, fixed: Any, layer: Any, tensors: Sequence[Any], wanted: Wanted
 ) -> list[Tensor | None]:
     """Gradients with a graph of their own, for second order: by all logits at once."""
-    if call.group is not None or call.hook is not None:
-        msg = "With `group` or `weight_grad_hook` there is no second derivative."
-        raise NotImplementedError(msg)
+    _refuse_shards(call)
     flat = _layer(call, fixed, layer[0], layer[1], layer[2], tensors)
     with torch.enable_grad():
         rows = _rows(layer[0]), layer[1], layer[2]

@@ -51,7 +51,7 @@ MUTANTS = {
     "upstream gradients of the other half": Mutant(AUTOGRAD, "_cpu.backward_terms(upstreams, residuals", "_cpu.backward_terms(upstreams[::-1], residuals", BLOCKWISE),
     "second order of a constant, of halves": Mutant(AUTOGRAD, "if torch.is_grad_enabled() or any(", "if any(", (*FUNCTIONS, *BLOCKWISE)),
     "second order of a constant, of two logits": Mutant(AUTOGRAD, "if kernel is None or torch.is_grad_enabled() or _is", "if kernel is None or _is", PAIRED),
-    "batched upstream to the kernel of two logits": Mutant(AUTOGRAD, "or torch.is_grad_enabled() or _is_seen_through(upstream):", "or torch.is_grad_enabled():", (*FUNCTIONS, *BLOCKWISE)),
+    "batched upstream to the kernel of two logits": Mutant(AUTOGRAD, "or torch.is_grad_enabled() or is_seen_through(upstream):", "or torch.is_grad_enabled():", (*FUNCTIONS, *BLOCKWISE)),
     "learned threshold: sign": Mutant(AUTOGRAD, "else -gradient.sum_to_size(", "else gradient.sum_to_size(", BLOCKWISE),
     "learned threshold beside half precision": Mutant(DISPATCH, "is_learned = wide and type", "is_learned = type", BLOCKWISE),
     "numbers lost for backward": Mutant(AUTOGRAD, "[n if x is None else x for x, n in", "[x for x, n in", (*OPTIONS, *WAYS)),

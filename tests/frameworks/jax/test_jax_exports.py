@@ -14,15 +14,18 @@ import zlpr_jax
 RNG = np.random.default_rng(0)
 LOGITS, OTHER, SOFT = RNG.normal(0, 3, (4, 3)), RNG.normal(0, 3, (4, 3)), RNG.random((4, 3))
 HARD, IDS, SPANS = SOFT > 0.5, np.array([[0, 2], [1, -1], [2, 2], [-1, -1]]), np.array([0, 5, 8, -1])
+LAYER = OTHER[:3] + OTHER[:3].T  # symmetric, as JAX's kernel is the transpose of the core's weight
 CALLS = {
     "index_to_span": ([SPANS], {"length": 3}),
     "kl_divergence": ([LOGITS, OTHER], {"where": HARD, "scale": 2.0}),
+    "linear_zlpr_loss": ([LOGITS, LAYER, SOFT], {"threshold": [0.1, 0.2, 0.3], "chunk": 2}),
     "multi_hot": ([IDS], {"num_classes": 3}),
     "predict": ([LOGITS], {"threshold": [0.1, 0.2, 0.3], "at_least_one": True}),
     "probabilities": ([LOGITS], {"scale": 1.0}),
     "rdrop_zlpr_loss": ([LOGITS, OTHER, HARD], {"weight": [1.0, 2.0, 3.0]}),
     "smooth_labels": ([HARD], {"epsilon": 0.1}),
     "span_to_index": ([SPANS % 3, SPANS // 3], {"length": 3}),
+    "sparse_linear_zlpr_loss": ([LOGITS, LAYER, IDS], {"bias": np.arange(3.0, dtype="float32")}),
     "sparse_zlpr_loss": ([LOGITS, IDS], {"pos_weight": np.float32(2)}),
     "symmetric_kl_divergence": ([LOGITS, OTHER], {"axis": (0, 1)}),
     "zlpr_divergence": ([LOGITS, OTHER], {"where": HARD.tolist()}),

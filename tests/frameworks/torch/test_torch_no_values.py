@@ -17,6 +17,7 @@ SOFT = torch.rand(6, 5)
 HARD = SOFT < 0.4
 IDS = torch.tensor([[0, -1], [2, 3], [4, 4], [-1, -1], [1, 0], [3, -1]])
 VECTOR = torch.rand(5)
+WIDE = torch.rand(300, 5)
 OPTIONS = {"mask": HARD, "weight": VECTOR, "pos_weight": 2.0, "threshold": VECTOR}
 SMOOTHED = {**OPTIONS, "label_smoothing": 0.1, "ignore_index": -1}
 
@@ -27,6 +28,10 @@ CALLS = {
     "zlpr_loss, dim": (zlpr_torch.zlpr_loss, (LOGITS, SOFT), {"dim": (0, 1)}),
     "sparse_zlpr_loss": (zlpr_torch.sparse_zlpr_loss, (LOGITS, IDS), {}),
     "sparse_zlpr_loss, options": (zlpr_torch.sparse_zlpr_loss, (LOGITS.double(), IDS), {**OPTIONS, "reduction": "none"}),
+    "linear_zlpr_loss": (zlpr_torch.linear_zlpr_loss, (LOGITS, LOGITS[:5], SOFT), {}),
+    "linear_zlpr_loss, chunks": (zlpr_torch.linear_zlpr_loss, (LOGITS, WIDE, WIDE.t()[:1].expand(6, 300)), {"memory_budget": 1, "mask": HARD[:, :1]}),
+    "sparse_linear_zlpr_loss": (zlpr_torch.sparse_linear_zlpr_loss, (LOGITS, WIDE, IDS), {"memory_budget": 1}),
+    "LinearZLPRLoss": (lambda x, target: zlpr_torch.LinearZLPRLoss(5, 5, device=x.device)(x, target), (LOGITS, SOFT), {}),
     "rdrop_zlpr_loss": (zlpr_torch.rdrop_zlpr_loss, (LOGITS, LOGITS, SOFT), SMOOTHED),
     "zlpr_terms": (zlpr_torch.zlpr_terms, (LOGITS, HARD.int()), SMOOTHED),
     "kl_divergence": (zlpr_torch.kl_divergence, (LOGITS, LOGITS), {"mask": HARD}),
@@ -44,7 +49,7 @@ CALLS = {
     "RDropZLPRLoss": (RDropZLPRLoss(), (LOGITS, LOGITS, SOFT), {}),
     "ZLPRKLDivLoss": (ZLPRKLDivLoss(symmetric=True), (LOGITS, LOGITS), {}),
 }  # fmt: skip
-"""Every public name but ``check_targets``, which is there to look at values."""
+"""Every public name but ``check_targets``, which is there to look at values, and ``LinearPlan``, which has none."""
 
 
 def moved(values, move):
@@ -58,7 +63,7 @@ def kinds(results):
 
 
 def test_every_public_name_is_called():
-    assert {name.split(",")[0] for name in CALLS} == set(zlpr_torch.__all__) - {"check_targets"}
+    assert {name.split(",")[0] for name in CALLS} == set(zlpr_torch.__all__) - {"LinearPlan", "check_targets"}
 
 
 @pytest.mark.parametrize("device", [None, "meta"])

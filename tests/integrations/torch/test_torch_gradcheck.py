@@ -18,6 +18,7 @@ HARD = SOFT < 0.5
 MASK = torch.tensor([[True, True, False], [True, True, True]])
 IDS = torch.tensor([[2, -1], [0, 1]])
 VECTOR, COLUMN, NUMBER = (0.5 + torch.rand(size, dtype=torch.float64) for size in ((3,), (2, 1), ()))
+SQUARE = torch.randn(3, 3, dtype=torch.float64)
 WEIGHTS = {"weight": VECTOR, "pos_weight": COLUMN, "threshold": NUMBER}
 
 # the function, what it is differentiated in, and what stays
@@ -36,6 +37,10 @@ CASES = {
     "plain": (zlpr_torch.zlpr_loss, {"input": LOGITS}, {"target": HARD, "impl": "plain"}),
     "ids": (zlpr_torch.sparse_zlpr_loss, {"input": LOGITS}, {"indices": IDS}),
     "ids, weights": (zlpr_torch.sparse_zlpr_loss, {"input": LOGITS, **WEIGHTS}, {"indices": IDS, "mask": MASK, "label_smoothing": 0.1}),
+    "linear": (zlpr_torch.linear_zlpr_loss, {"input": LOGITS, "linear_weight": SQUARE, "bias": VECTOR, "target": SOFT}, {"pos_weight": COLUMN}),
+    "linear, chunks": (zlpr_torch.linear_zlpr_loss, {"input": LOGITS, "linear_weight": SQUARE, "bias": VECTOR}, {"target": HARD, "mask": MASK, "memory_budget": 1}),
+    "linear, chunks, none": (zlpr_torch.linear_zlpr_loss, {"input": LOGITS, "linear_weight": SQUARE}, {"target": SOFT, "memory_budget": 1, "reduction": "none"}),
+    "linear, ids": (zlpr_torch.sparse_linear_zlpr_loss, {"input": LOGITS, "linear_weight": SQUARE}, {"indices": IDS, "memory_budget": 1}),
     "halves": (zlpr_torch.zlpr_terms, {"input": LOGITS, "target": SOFT, **WEIGHTS}, {"mask": MASK}),
     "R-Drop": (zlpr_torch.rdrop_zlpr_loss, {"input1": LOGITS, "input2": OTHER, "target": SOFT}, {}),
     "R-Drop, weights": (zlpr_torch.rdrop_zlpr_loss, {"input1": LOGITS, "input2": OTHER, **WEIGHTS}, {"target": HARD, "mask": MASK}),
