@@ -50,7 +50,7 @@ MUTANTS = {
     "numbers lost for backward, of halves": Mutant(AUTOGRAD, "ctx.axes, ctx.numbers = axes, [None if isinstance(x, Tensor) else x for x in options]", "ctx.axes, ctx.numbers = axes, [None] * 4", (*OPTIONS, "conformance/test_derivatives.py", *FUNCTIONS, *BLOCKWISE)),
     "upstream gradients of the other half": Mutant(AUTOGRAD, "_cpu.backward_terms(upstreams, residuals", "_cpu.backward_terms(upstreams[::-1], residuals", BLOCKWISE),
     "second order of a constant, of halves": Mutant(AUTOGRAD, "if torch.is_grad_enabled() or any(", "if any(", (*FUNCTIONS, *BLOCKWISE)),
-    "second order of a constant, of two logits": Mutant(AUTOGRAD, "if kernel is None or torch.is_grad_enabled() or _is", "if kernel is None or _is", PAIRED),
+    "second order of a constant, of two logits": Mutant(AUTOGRAD, "if kernel is None or torch.is_grad_enabled() or is", "if kernel is None or is", PAIRED),
     "batched upstream to the kernel of two logits": Mutant(AUTOGRAD, "or torch.is_grad_enabled() or is_seen_through(upstream):", "or torch.is_grad_enabled():", (*FUNCTIONS, *BLOCKWISE)),
     "learned threshold: sign": Mutant(AUTOGRAD, "else -gradient.sum_to_size(", "else gradient.sum_to_size(", BLOCKWISE),
     "learned threshold beside half precision": Mutant(DISPATCH, "is_learned = wide and type", "is_learned = type", BLOCKWISE),
