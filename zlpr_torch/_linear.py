@@ -110,8 +110,8 @@ def sparse_linear_zlpr_loss(
     r""":func:`linear_zlpr_loss` of class ids, of which no row of targets is ever made.
 
     Args:
-        input, linear_weight, bias, mask, weight, pos_weight, threshold, label_smoothing, reduction, memory_budget,
-            weight_grad_hook: as in :func:`linear_zlpr_loss`.
+        input, linear_weight, bias, mask, weight, pos_weight, threshold: as in :func:`linear_zlpr_loss`.
+        label_smoothing, reduction, memory_budget, weight_grad_hook: the same.
         indices: the ids of the positives, as in :func:`sparse_zlpr_loss`, but for a sparse matrix.
         pad: the id that marks an unused slot.
         group: as in :func:`linear_zlpr_loss`; the ids count the classes of all processes.
