@@ -241,7 +241,7 @@ def test_quick(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "utf-8"}, capture_output=True, encoding="utf-8", check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "subset" in done.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"scores.csv", "sets.csv", "losses.csv", "settings.csv", "ranks-mlp.svg", "gains-mlp.svg"}  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {"scores.csv", "sets.csv", "losses.csv", "settings.csv", "ranks-mlp.svg", "gains-mlp.svg", "sets-mlp.svg"}  # fmt: skip
 
 
 def refused(capsys, tmp_path, *arguments):
