@@ -36,8 +36,9 @@ def draw_ranks(rows: Rows, *, model: str, reading: str = AS_TRAINED) -> Figure:
 
 def of(rows: Rows, model: str, reading: str, metric: str) -> Ranks:
     """Without losses that only add to another: with more of them the critical difference hides what others do."""
-    names = [name for name in dict.fromkeys(row["loss"] for row in rows) if name not in ADDED]
-    return ranks(pick(rows, model=model, reading=reading, metric=metric), names)
+    names = list(dict.fromkeys(row["loss"] for row in rows))
+    plain = [name for name in names if name not in ADDED]
+    return ranks(pick(rows, model=model, reading=reading, metric=metric), plain or names)
 
 
 def diagram(axes: Axes, found: Ranks) -> None:

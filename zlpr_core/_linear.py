@@ -183,7 +183,7 @@ def linear_zlpr_grad(
     >>> inputs, layer = np.asarray([[2.0, 1.0]]), np.asarray([[1.0, 0.0], [0.0, -1.0], [0.5, -1.0]])
     >>> linear_zlpr_grad(inputs, layer, np.asarray([[1, 0, 0]])).linear_weight.round(4)
     array([[-0.2384, -0.1192],
-           [ 0.3108,  0.1554],
+           [ 0.3107,  0.1554],
            [ 0.8446,  0.4223]])
     """
     read = _read(inputs, linear_weight, bias, chunk, Options(where, weight, pos_weight, threshold), xp)
