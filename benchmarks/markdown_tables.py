@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "performance.md", ROOT / "docs" / "many-classes.md")
 MARKED = re.compile(r"(<!-- measured: (\S+) -->\n\n).*?(\n<!-- end -->)", flags=re.DOTALL)
 COST = {  # of the table `cost`: each column's file, and the column there
     "PyTorch eager": ("torch-ratio", "zlpr"),

@@ -81,7 +81,7 @@ def test_figure_is_what_its_script_draws(script, tmp_path, monkeypatch):
     pages.check_drawing(tmp_path / drawn, script.parent / drawn, f"run {script.relative_to(ROOT)}")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md", "docs/many-classes.md"])
 def test_tables_are_those_of_the_benchmark(page, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     text = (ROOT / page).read_text(encoding="utf-8")
