@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from jax import export
 
 import zlpr_core
 from zlpr_jax import linear_zlpr_loss, sparse_linear_zlpr_loss, zlpr_loss
@@ -25,12 +26,6 @@ OPTIONS = {
     "threshold": {"threshold": RNG.normal(0, 1, CLASSES)},
     "smoothing": {"label_smoothing": 0.1},
 }
-
-
-@pytest.fixture(autouse=True)
-def _with_float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def both(labels, **options):
@@ -103,9 +98,9 @@ def test_axes_before_the_last_and_symbolic_rows():
     shaped, labels = INPUTS.reshape(2, 3, -1), HARD.reshape(2, 3, -1)
     expected = zlpr_loss(INPUTS @ KERNEL, HARD).reshape(2, 3)
     np.testing.assert_allclose(linear_zlpr_loss(shaped, KERNEL, labels, chunk=4), expected, rtol=1e-12)
-    rows = jax.export.symbolic_shape("rows")[0]
+    rows = export.symbolic_shape("rows")[0]
     shapes = jax.ShapeDtypeStruct((rows, FEATURES), float), jax.ShapeDtypeStruct((rows, CLASSES), bool)
-    program = jax.export.export(jax.jit(lambda x, y: linear_zlpr_loss(x, KERNEL, y, chunk=4)))(*shapes)
+    program = export.export(jax.jit(lambda x, y: linear_zlpr_loss(x, KERNEL, y, chunk=4)))(*shapes)
     np.testing.assert_allclose(program.call(INPUTS, HARD), expected.reshape(-1), rtol=1e-12)
 
 
