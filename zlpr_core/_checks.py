@@ -179,9 +179,17 @@ def check_layer(inputs: Array, layer: Array, bias: Array | None, class_axis: int
             f"{tuple(inputs.shape)}. Received: {shape}."
         )
         raise ValueError(msg)
-    classes = (shape[class_axis],)
-    if bias is not None and tuple(bias.shape) != classes:
-        msg = f"{name('bias', xp)} must have one number a class: {classes}. Received: {tuple(bias.shape)}."
+    if bias is not None:
+        _check_bias(bias, (shape[class_axis],), xp=xp)
+
+
+def _check_bias(bias: Any, classes: tuple[Any], *, xp: Namespace) -> None:
+    if not hasattr(bias, "dtype"):
+        msg = f"`bias` must be an array. Received: {type(bias).__name__}."
+        raise TypeError(msg)
+    check_floating(bias, "bias", xp=xp)
+    if tuple(bias.shape) != classes:
+        msg = f"`bias` must have one number a class: {classes}. Received: {tuple(bias.shape)}."
         raise ValueError(msg)
 
 

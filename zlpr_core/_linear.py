@@ -13,9 +13,9 @@ from ._checks import check_chunk, check_layer, check_layer_targets
 from ._indices import is_matrix, part_of_ids, read_ids
 from ._losses import slopes
 from ._namespace import compute_dtype, infer
-from ._options import Options, is_number
-from ._parts import merge
-from ._reduce import ShiftedSum, log_sum, sum_exp
+from ._options import Logits, Options, is_number
+from ._parts import merge_chunks
+from ._reduce import log_sum, sum_exp
 from ._terms import Halves, halves_of, is_movable
 from ._typing import Array, ArrayT, Extended, Namespace
 
@@ -190,21 +190,13 @@ def linear_zlpr_grad(
     return _gradients(_with_targets(read, targets), upstream)
 
 
-class _Logits(NamedTuple):
-    """What the checks and options need to know of logits that do not exist."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-    device: Any
-
-
 class _Layer(NamedTuple):
     """The arguments of a public function, read."""
 
     inputs: Any
     linear_weight: Any
     bias: Any
-    logits: Any  # _Logits, which pass for an array where no value is looked at
+    logits: Any  # Logits, which pass for an array where no value is looked at
     options: Options
     chunk: int
     targets_of: Callable[[int, int], Any]  # of the classes from one to before another
@@ -219,7 +211,7 @@ def _read(
     dtypes = (compute_dtype(part.dtype, xp=extended) for part in (inputs, linear_weight))
     dtype = extended.float64 if extended.float64 in dtypes else extended.float32
     shape = (*tuple(inputs.shape)[:-1], linear_weight.shape[0])
-    logits: Any = _Logits(shape, dtype, extended.device(linear_weight))
+    logits: Any = Logits(shape, dtype, extended.device(linear_weight))
     given = options.where, options.weight, options.pos_weight, options.threshold
     read = Options.of(logits, *given, xp=extended)
     return _Layer(inputs, linear_weight, bias, logits, read, _chunk(chunk, shape), _no_targets, extended)
@@ -268,7 +260,7 @@ def _chunks(layer: _Layer) -> Iterator[_Chunk]:
         logits = inputs @ rows.T
         if layer.bias is not None:
             logits = logits + _wide(layer.bias[first:last], layer)
-        options = Options(*(_part(option, classes, first, last) for option in layer.options))
+        options = layer.options.of_classes(first, last, classes)
         halves = halves_of(logits, layer.targets_of(first, last), options, xp=xp)
         yield _Chunk(rows, halves, is_movable(logits, options.where, xp=xp))
 
@@ -278,22 +270,9 @@ def _wide(array: Any, layer: _Layer) -> Any:
     return layer.xp.astype(array, layer.logits.dtype)
 
 
-def _part(option: Any, classes: int, first: int, last: int) -> Any:
-    """Of an option that has a number a class; others are the same for all of them."""
-    if option is None or is_number(option) or tuple(option.shape)[-1:] != (classes,):
-        return option
-    return option[..., first:last]
-
-
 def _sums(layer: _Layer) -> Halves:
     axis, xp = (len(layer.logits.shape) - 1,), layer.xp
-    found = [[sum_exp(half, axis=axis, xp=xp) for half in chunk.halves] for chunk in _chunks(layer)]
-    wholes = [merge(_side_by_side(parts, xp=xp), axis=axis, xp=xp) for parts in zip(*found, strict=True)]
-    return Halves(*wholes)
-
-
-def _side_by_side(parts: tuple[ShiftedSum, ...], *, xp: Namespace) -> ShiftedSum:
-    return ShiftedSum(xp.concat([p.shift for p in parts], axis=-1), xp.concat([p.rest for p in parts], axis=-1))
+    return merge_chunks([[sum_exp(half, axis=axis, xp=xp) for half in chunk.halves] for chunk in _chunks(layer)], xp=xp)
 
 
 def _value(layer: _Layer) -> Any:

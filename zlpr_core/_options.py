@@ -51,9 +51,29 @@ class Options(NamedTuple):
             return True
         return self.where is None and self.weight is None and self.pos_weight is None and is_zero(self.threshold)
 
+    def of_classes(self, first: int, last: int, classes: int) -> "Options":
+        """Those of some of the ``classes``, which are on the last axis. An option may be the same for all of them."""
+        if self.are_default:
+            return self
+        return Options._make([_part(option, first, last, classes) for option in self])
+
 
 DEFAULT = Options()
 """No option given."""
+
+
+class Logits(NamedTuple):
+    """What the checks and options need to know of logits that do not exist."""
+
+    shape: tuple[Any, ...]
+    dtype: Any
+    device: Any
+
+
+def _part(option: Any, first: int, last: int, classes: int) -> Any:
+    if option is None or is_number(option) or tuple(option.shape)[-1:] != (classes,):
+        return option
+    return option[..., first:last]
 
 
 def is_number(value: Any) -> bool:

@@ -10,10 +10,11 @@ from jax.experimental.sparse import BCOO
 
 from zlpr_core._checks import class_axes, refuse_sparse
 from zlpr_core._indices import Ids, check_matrix, indicated, is_matrix, part_of_ids, read_ids
+from zlpr_core._options import Logits
 from zlpr_core._typing import Axis
 
 from ._namespace import xp
-from ._parts import psum, shaped
+from ._parts import psum
 
 
 def labels_of(indices: Any, scores: Array, axis: Axis, pad: int | None, axis_name: Any) -> Any:
@@ -59,9 +60,9 @@ def ids_of_device(indices: Any, logits: Any, pad: int | None, axis_name: Any) ->
     """The ids, counted from the first class of this device on; ``logits`` has the shape of its own."""
     own = logits.shape[-1]
     devices = 1 if axis_name is None else psum(1, axis_name)
-    whole = shaped((*logits.shape[:-1], own * devices), logits.dtype)
+    whole: Any = Logits((*logits.shape[:-1], own * devices), logits.dtype, None)
     refuse_sparse(indices, "indices", xp=xp)
-    read, _ = read_ids(_array(indices), whole, (whole.ndim - 1,), pad, xp=xp)
+    read, _ = read_ids(_array(indices), whole, (len(whole.shape) - 1,), pad, xp=xp)
     if axis_name is None:
         return read
     ids = read.ids - own * lax.axis_index(axis_name)

@@ -15,15 +15,16 @@ from jax.typing import ArrayLike
 
 from zlpr_core._checks import check_layer, check_layer_targets, refuse_sparse
 from zlpr_core._namespace import compute_dtype
-from zlpr_core._options import Options
+from zlpr_core._options import Logits, Options
 from zlpr_core._parts import merge
 from zlpr_core._reduce import ShiftedSum, log_sum, spread_nan, sum_exp
 from zlpr_core._targets import prepare_targets
 from zlpr_core._terms import Halves, halves_of
 
+from ._derivative import zlpr
 from ._ids import ids_of_device
 from ._namespace import xp
-from ._parts import Chunk, Cut, over_devices, shaped, side_by_side
+from ._parts import Chunk, Cut, over_devices, side_by_side
 
 
 def linear_zlpr_loss(
@@ -127,14 +128,15 @@ def sparse_linear_zlpr_loss(
 class _Layer(NamedTuple):
     """The arguments but for the targets, read."""
 
-    inputs: jax.Array
+    inputs: jax.Array  # in the dtype that computes, in which their gradient is added up over the chunks
     kernel: jax.Array
+    product: Any  # the dtype that is multiplied
     bias: jax.Array | None
     cut: Cut
     axis_name: Any
     options: Options
     prepared: dict[str, float | None]
-    logits: Any  # shape and dtype of what is not made
+    logits: Any  # Logits, which pass for an array where no value is looked at
 
 
 def _layer(
@@ -149,19 +151,21 @@ def _layer(
     x, weights = jnp.asarray(inputs), jnp.asarray(kernel)
     added = None if bias is None else jnp.asarray(bias)
     check_layer(x, weights, added, 1, xp=xp)
-    dtype = compute_dtype(jnp.promote_types(x.dtype, weights.dtype), xp=xp)
-    logits = shaped((*x.shape[:-1], weights.shape[1]), dtype)
+    product = jnp.promote_types(x.dtype, weights.dtype)
+    dtype = compute_dtype(product, xp=xp)
+    logits: Any = Logits((*x.shape[:-1], weights.shape[1]), dtype, None)
     several = axis_name is None and jax.device_count() > 1
     cut = Cut.of(x.shape[:-1], weights.shape[1], chunk, interleaved=several)
-    # The gradient of the inputs is added up over the chunks in the dtype that they have out here.
-    return _Layer(
-        x.astype(dtype), weights, added, cut, axis_name, Options.of(logits, *options, xp=xp), prepared, logits
-    )
+    read = Options.of(logits, *options, xp=xp)
+    return _Layer(x.astype(dtype), weights, product, added, cut, axis_name, read, prepared, logits)
 
 
 def _losses(layer: _Layer, targets_of: Callable[[Chunk], Any]) -> jax.Array:
     """One value an example."""
     axis = (len(layer.logits.shape) - 1,)
+    if layer.cut.is_whole:
+        logits, targets, options = _read_chunk(layer, targets_of, layer.cut.chunk(0))
+        return zlpr(logits, targets, axis, options, layer.axis_name)
     sums = _sums(layer, targets_of, axis)
     if layer.axis_name is not None:
         sums = over_devices(sums, layer.axis_name)
@@ -180,13 +184,19 @@ def _sums(layer: _Layer, targets_of: Callable[[Chunk], Any], axis: tuple[int, ..
 
 
 def _sums_of_chunk(layer: _Layer, targets_of: Callable[[Chunk], Any], part: Chunk) -> tuple[ShiftedSum, ShiftedSum]:
+    logits, targets, options = _read_chunk(layer, targets_of, part)
+    positive, negative = halves_of(logits, targets, options, xp=xp)
+    axis = (logits.ndim - 1,)
+    return sum_exp(positive, axis=axis, xp=xp), sum_exp(negative, axis=axis, xp=xp)
+
+
+def _read_chunk(layer: _Layer, targets_of: Callable[[Chunk], Any], part: Chunk) -> tuple[jax.Array, jax.Array, Options]:
+    """Its logits, targets and options."""
     kernel = part.of(layer.kernel, 1)
-    inputs = layer.inputs.astype(kernel.dtype)
-    logits = jnp.matmul(inputs, kernel, preferred_element_type=layer.logits.dtype)
+    inputs = layer.inputs.astype(layer.product)
+    logits = jnp.matmul(inputs, kernel.astype(layer.product), preferred_element_type=layer.logits.dtype)
     if layer.bias is not None:
         logits = logits + part.of(layer.bias, 0).astype(logits.dtype)
     options = Options(*(part.of(option, -1) if hasattr(option, "shape") else option for option in layer.options))
     targets, where = prepare_targets(targets_of(part), options.where, logits, **layer.prepared, xp=xp)
-    positive, negative = halves_of(logits, targets, options._replace(where=where), xp=xp)
-    axis = (logits.ndim - 1,)
-    return sum_exp(positive, axis=axis, xp=xp), sum_exp(negative, axis=axis, xp=xp)
+    return logits, targets, options._replace(where=where)

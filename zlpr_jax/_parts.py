@@ -32,11 +32,6 @@ def _pmax(x: jax.Array, axis_name: Any) -> Any:
     return lax.pmax(lax.stop_gradient(x), axis_name)  # type: ignore[no-untyped-call]
 
 
-def shaped(shape: tuple[Any, ...], dtype: Any) -> Any:
-    """What the checks and options need to know of logits that do not exist."""
-    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
-
-
 devices = namespace_from(
     jnp,
     max=lambda x, *, axis, keepdims: _pmax(x, axis),
@@ -104,6 +99,11 @@ class Cut(NamedTuple):
         if self.interleaved:
             return Chunk(self.classes, number, self.parts, self.size)
         return Chunk(self.classes, number * self.size, 1, self.size)
+
+    @property
+    def is_whole(self) -> bool:
+        """True if one chunk has all classes."""
+        return self.size == self.classes
 
     @property
     def rest(self) -> list[Chunk]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from zlpr_core._indices import Ids, part_of_ids
 from zlpr_core._losses import slopes
 from zlpr_core._options import Options
-from zlpr_core._parts import merge
+from zlpr_core._parts import merge_chunks
 from zlpr_core._reduce import ShiftedSum, log_sum, sum_exp
 from zlpr_core._targets import prepare_targets
 from zlpr_core._terms import Halves, halves_of, is_movable
@@ -108,13 +108,9 @@ def chunks(layer: Layer, size: int) -> Iterator[Chunk]:
             torch.mm(layer.input, weights.t(), out=out)
         else:
             torch.addmm(layer.bias[first:last].to(out.dtype), layer.input, weights.t(), out=out)
-        options = Options._make([_of_classes(option, layer.classes, first, last) for option in layer.options])
+        options = layer.options.of_classes(first, last, layer.classes)
         targets, where = layer.targets.prepared(layer.targets.of(first, last), options.where, out)
         yield Chunk(first, last, weights, out, targets, options._replace(where=where))
-
-
-def _of_classes(option: Any, classes: int, first: int, last: int) -> Any:
-    return option[:, first:last] if isinstance(option, Tensor) and option.shape[1] == classes > 1 else option
 
 
 class Sums(NamedTuple):
@@ -139,7 +135,7 @@ def sums_of(layer: Layer, size: int) -> Sums:
         if chunk.options.where is not None:
             kept = chunk.options.where.expand(chunk.logits.shape).any(1)
             labelled = kept if labelled is None else labelled | kept
-    return Sums(_merged(found), labelled)
+    return Sums(merge_chunks(found, xp=xp), labelled)
 
 
 def sums_of_chunk(chunk: Chunk) -> Halves:
@@ -168,14 +164,6 @@ def _spread(chunk: Chunk) -> Options:
         return chunk.options
     shape = chunk.logits.shape
     return Options._make([o.expand(shape) if isinstance(o, Tensor) else o for o in chunk.options])
-
-
-def _merged(found: list[Halves]) -> Halves:
-    sides = (
-        ShiftedSum(torch.cat([part.shift for part in half], 1), torch.cat([part.rest for part in half], 1))
-        for half in zip(*found, strict=True)
-    )
-    return Halves(*(merge(side, axis=(1,), xp=xp) for side in sides))
 
 
 def far_rows(chunk: Chunk, sums: Halves) -> Tensor | None:
@@ -216,7 +204,10 @@ def gradients(layer: Layer, size: int, sums: Halves, each: Tensor, wanted: Wante
 
 
 def one_sweep(layer: Layer, size: int, each: float, wanted: Wanted) -> tuple[Tensor, list[Tensor | None]]:
-    """Losses and gradients, some rows at a time. ``each`` is the upstream gradient of every row."""
+    """Losses and gradients, some rows at a time. ``each`` is the upstream gradient of every row.
+
+    ``_linear`` takes this way only where a gradient is wanted.
+    """
     weights = layer.weights(0, layer.classes)
     in_input = torch.zeros_like(layer.input) if wanted.input else None
     in_weight = torch.zeros_like(weights) if wanted.weight else None
@@ -272,6 +263,6 @@ def _by_core(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
 def _by_kernel(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
     whole = [each / (torch.exp(half.shift) * (1 + half.rest)) for half in sums]
     upstream = torch.cat(whole, 1).to(chunk.logits.dtype)
-    sweep = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), upstream, of_part=True)
+    sweep = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), upstream, halves=True, of_part=True)
     gradient: Tensor = sweep.gradient
     return gradient

@@ -156,8 +156,7 @@ class Sweep:
         self.upstream = upstream  # a number, a column with one a row, or None
         self.careful = careful
         self.exponentials = exponentials  # of the logits, if a caller that has but one block knows them
-        # These are some classes of rows whose sums the upstream gradient is divided by already. There are no losses.
-        self.of_part = of_part
+        self.of_part = of_part  # some classes of rows whose sums the upstream gradient is divided by already: no losses
         self.no_options = options.are_default
         self.dtype = logits.dtype if logits.dtype in WIDE else torch.float32
         self.count, self.classes = logits.shape

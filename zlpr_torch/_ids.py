@@ -1,12 +1,14 @@
 """Class ids, in whatever form users of PyTorch have them."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from zlpr_core._checks import refuse_sparse
 from zlpr_core._indices import PAD, Ids, check_matrix, indicated, is_matrix, read_ids
+from zlpr_core._options import Logits
 from zlpr_core._typing import Axis
 
 from ._arguments import check_tensors
@@ -34,16 +36,11 @@ def as_ids(indices: Any, device: torch.device, pad: int | None) -> Any:
     return indices
 
 
-class Logits(NamedTuple):
-    """What the checks and options need to know of logits that do not exist."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-
-
 def ids_of_part(indices: Any, logits: Any, pad: int | None, first: int, total: int) -> Ids:
-    """The ids, counted from class ``first`` of ``total``, which is the first of ``logits``."""
+    """The ids, counted from class ``first`` of ``total``, which is the first of ``logits``. Of no matrix."""
+    refuse_sparse(indices, "indices", xp=xp)
+    if isinstance(indices, Tensor):
+        check_tensors(indices=indices)
     whole: Any = Logits((*logits.shape[:-1], total), logits.dtype, logits.device)
     read, _ = read_ids(as_ids(indices, logits.device, pad), whole, (len(whole.shape) - 1,), pad, xp=xp)
     return read if first == 0 else read._replace(ids=read.ids - first)

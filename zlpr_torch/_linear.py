@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 
 from zlpr_core._checks import check_layer, check_layer_targets
 from zlpr_core._indices import Ids
-from zlpr_core._options import Options
+from zlpr_core._options import Logits, Options
 from zlpr_core._reduce import ShiftedSum
 from zlpr_core._terms import Halves
 
@@ -18,7 +18,7 @@ from ._arguments import check_tensors, readable_option
 from ._autograd import is_seen_through
 from ._chunks import Hook, Layer, Sums, Targets, Wanted, gradients, one_sweep, sums_of
 from ._formula import linear_gradient
-from ._ids import Logits, ids_of_part
+from ._ids import ids_of_part
 from ._namespace import Option, xp
 from ._plan import LinearPlan
 from ._reduction import Reduction, number_of, read_reduction, reduce
@@ -82,7 +82,7 @@ def linear_zlpr_loss(
         >>> layer.weight.grad.shape
         torch.Size([3, 2])
     """
-    check_tensors(input=input, linear_weight=linear_weight, target=target)
+    check_tensors(target=target)
     call = _Call.of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     check_layer_targets(target, call.shape, xp=xp)
     targets = Targets(target.reshape(-1, target.shape[-1]), None, label_smoothing, ignore_index)
@@ -129,11 +129,11 @@ def sparse_linear_zlpr_loss(
         >>> sparse_linear_zlpr_loss(input, layer.weight, torch.tensor([[7, 99_999]]), layer.bias).ndim
         0
     """
-    check_tensors(input=input, linear_weight=linear_weight)
     call = _Call.of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     first, total = 0, call.shape[-1]
     if group is not None:
-        first, total = _sharded.range_of(total, group, class_range, input.device)
+        part = _sharded.part_of(total, group, class_range, input.device)
+        call, first, total = call._replace(part=part), part.first, part.total
     read = ids_of_part(indices, Logits(call.shape, call.dtype, input.device), pad, first, total)
     flat = read._replace(ids=_rows(read.ids), unused=_rows(read.unused))
     if flat.illegal is not None:
@@ -152,6 +152,7 @@ class _Call(NamedTuple):
     hook: Hook | None
     rounded: torch.dtype | None
     group: Any
+    part: _sharded.Part | None = None  # which classes these are, where the others are to be asked whether it fits
 
     @classmethod
     def of(
@@ -164,11 +165,8 @@ class _Call(NamedTuple):
         hook: Hook | None,
         group: Any,
     ) -> "_Call":
-        """Of checked arguments."""
-        check_layer(input, weight, bias, 0, xp=xp)
-        if budget is not None and not budget > 0:
-            msg = f"`memory_budget` must be a positive number of bytes. Received: {budget!r}."
-            raise ValueError(msg)
+        """Of arguments that are checked here."""
+        _check(input, weight, bias, budget)
         read = read_reduction(reduction)
         wide = torch.float64 if torch.float64 in (input.dtype, weight.dtype) else torch.float32
         shape, device = (*input.shape[:-1], weight.shape[0]), input.device.type
@@ -176,6 +174,20 @@ class _Call(NamedTuple):
         one_sweep = hook is None and group is None and read != "none"
         plan = LinearPlan.of(**sizes, bytes_a_logit=wide.itemsize, one_sweep=one_sweep)
         return cls(shape, wide, read, plan, hook, _autocast_dtype(device), group)
+
+
+def _check(input: Tensor, weight: Tensor, bias: Tensor | None, budget: Any) -> None:
+    """Raise unless these are tensors of one device that make a linear layer, and the budget is a number."""
+    given = {"input": input, "linear_weight": weight} | ({} if bias is None else {"bias": bias})
+    check_tensors(**given)
+    check_layer(input, weight, bias, 0, xp=xp)
+    for name, tensor in given.items():
+        if tensor.device != input.device:
+            msg = f"`{name}` must be on the device of `input`, {input.device}. Received: {tensor.device}."
+            raise ValueError(msg)
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget <= 0):
+        msg = f"`memory_budget` must be a positive whole number of bytes. Received: {budget!r}."
+        raise ValueError(msg)
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
@@ -199,11 +211,20 @@ def _loss(
     read = Options.of(logits, *given, xp=xp)
     if call.hook is None and call.group is None and _needs_all_logits(call, layer, targets, read):
         return _dense(call, layer, targets, read)
+    loss: Tensor = _in_chunks(call, layer, targets, read)
+    return loss
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _in_chunks(call: _Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, read: Options) -> Tensor:
+    """By the plan. With a hook or a group compiled code comes here too, and breaks its graph: Dynamo traces neither."""
     if call.group is not None or call.hook is not None:
         _sharded.refuse_gradients(targets.dense, *read)
     flat = Options._make([_as_rows(option, call.shape) for option in read])
-    if call.plan.way == "rows" and (flat.where is not None or targets.ignore_index is not None):
-        call = call._replace(plan=call.plan.by_classes())  # how many examples count is not known before the last one
+    # In one sweep the gradient is made for a mean of which the number of examples is known before the last one.
+    is_counted = flat.where is None and targets.ignore_index is None
+    if not is_counted or not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in layer)):
+        call = call._replace(plan=call.plan.by_classes())
     tensors = [x if isinstance(x, Tensor) else None for x in flat]
     numbers = [None if isinstance(x, Tensor) else x for x in flat]
     own = [targets.dense, *(targets.ids or (None, None, None))]
@@ -225,11 +246,23 @@ def _needs_all_logits(
 
 def _dense(call: _Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, options: Options) -> Tensor:
     """By the loss of the logits, which are made at once."""
-    logits = torch.nn.functional.linear(*layer)
+    logits = _all_logits(call, layer)
     target = targets.of(0, call.shape[-1]).reshape(call.shape)
     target, where = targets.prepared(target, options.where, logits)
     axes = (len(call.shape) - 1,)
     return _dispatch.loss(logits, target, options._replace(where=where), axes, call.reduction, "auto")
+
+
+def _all_logits(call: _Call, layer: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+    """On a CPU as the chunks have them: half precision is not rounded again. Elsewhere as ``nn.Linear`` has them."""
+    input, weight, bias = layer
+    if not input.is_cpu:
+        return torch.nn.functional.linear(input, weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
+    if call.rounded is not None:
+        input, weight = input.to(call.rounded), weight.to(call.rounded)
+    with torch.autocast("cpu", enabled=False):
+        wide = input.to(call.dtype), weight.to(call.dtype), None if bias is None else bias.to(call.dtype)
+        return torch.nn.functional.linear(*wide)
 
 
 def _as_rows(option: Any, shape: tuple[int, ...]) -> Any:
@@ -284,7 +317,7 @@ class _LinearLoss(torch.autograd.Function):
 def _sums(call: _Call, layer: Layer) -> Sums:
     """Of whole rows, whichever process has their classes."""
     sums = sums_of(layer, call.plan.by_classes().size)
-    return sums if call.group is None else _sharded.whole_rows(sums, call.dtype, call.group)
+    return sums if call.group is None else _sharded.whole_rows(sums, call.dtype, call.group, call.part)
 
 
 def _second_sweep(

@@ -4,14 +4,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+from zlpr_core._options import Options
 
 from ._chunks import Hook
+from ._helpers import predict
 from ._linear import linear_zlpr_loss, sparse_linear_zlpr_loss
 from ._modules import READ
 from ._namespace import Option
 from ._plan import LinearPlan
 from ._reduction import Reduction
+
+# torch.fx records a call of these as one step, as those of the losses in ``_modules``.
+fx.wrap("linear_zlpr_loss")
+fx.wrap("sparse_linear_zlpr_loss")
 
 
 class LinearZLPRLoss(nn.Linear):
@@ -104,12 +111,10 @@ class LinearZLPRLoss(nn.Linear):
     @torch.no_grad()
     def predict(self, input: Tensor) -> Tensor:
         """The labels: where a logit is above the threshold. bool, :math:`(*, C)`."""
-        parts = []
+        options, parts = Options(threshold=self.threshold), []
         for first, logits in self._parts(input):
-            threshold = self.threshold
-            if isinstance(threshold, Tensor) and threshold.dim() and threshold.shape[-1] > 1:
-                threshold = threshold[..., first : first + logits.shape[-1]]
-            parts.append(logits > (0.0 if threshold is None else threshold))
+            own = options.of_classes(first, first + logits.shape[-1], self.out_features)
+            parts.append(predict(logits, threshold=own.threshold))
         return torch.cat(parts, -1)
 
     @torch.no_grad()

@@ -98,7 +98,8 @@ def zlpr_loss(
     axes = class_axes(input, dim, xp=xp)
     options = read_options(input, mask, weight, pos_weight, threshold)
     if group is not None:
-        return _sharded.loss(input, target, options, axes, reduction, group)
+        shared: Tensor = _sharded.loss(input, target, options, axes, reduction, group)
+        return shared
     return _dispatch.loss(input, target, options, axes, reduction, impl)
 
 
@@ -161,14 +162,17 @@ def sparse_zlpr_loss(
         tensor([0.9889, 0.4759])
     """
     check_tensors(input=input)
-    if group is None:
-        target = targets_of(indices, input, dim, pad)
-    else:
-        first, total = _sharded.range_of(_last(input, dim), group, class_range, input.device)
-        target = part_of_ids(ids_of_part(indices, input, pad, first, total), 0, input.shape[-1], xp=xp)
+    if group is not None:
+        part = _sharded.part_of(_last(input, dim), group, class_range, input.device)
+        target = part_of_ids(ids_of_part(indices, input, pad, part.first, part.total), 0, part.classes, xp=xp)
+        target, mask = _prepared(target, mask, input, label_smoothing, None)
+        options = read_options(input, mask, weight, pos_weight, threshold)
+        axes = (input.dim() - 1,)
+        shared: Tensor = _sharded.loss(input, target, options, axes, read_reduction(reduction), group, part)
+        return shared
     return zlpr_loss(
         input,
-        target,
+        targets_of(indices, input, dim, pad),
         dim=dim,
         mask=mask,
         weight=weight,
@@ -177,7 +181,6 @@ def sparse_zlpr_loss(
         label_smoothing=label_smoothing,
         reduction=reduction,
         impl=impl,
-        group=group,
     )
 
 

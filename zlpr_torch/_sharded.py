@@ -17,44 +17,77 @@ from zlpr_core._reduce import ShiftedSum
 from zlpr_core._terms import Halves
 
 from ._chunks import Chunk, Sums, gradient_of, sums_of_chunk
-from ._layout import Layout, Shape
+from ._layout import Shape, layout_of
 from ._namespace import xp
 from ._reduction import Reduction, number_of, reduce
 
-ClassRange = tuple[int, int]
-"""The first class of this process, and how many there are in all."""
+
+class Part(NamedTuple):
+    """The classes of one process."""
+
+    first: int
+    classes: int
+    total: int  # of all processes
+    told: bool  # by the user: to be compared with what the others were told
 
 
-def whole_rows(own: Sums, dtype: torch.dtype, group: Any) -> Sums:
+def whole_rows(own: Sums, dtype: torch.dtype, group: Any, part: Part | None = None) -> Sums:
     """The sums of whole rows from those of each process, by one exchange; with a mask it carries one number more."""
-    packed = [part[:, 0].to(dtype) for half in own.halves for part in half]
+    packed = [half_part[:, 0].to(dtype) for half in own.halves for half_part in half]
     if own.labelled is not None:
-        packed.append(own.labelled.to(packed[0].dtype))
+        packed.append(own.labelled.to(dtype))
     mine = torch.stack(packed)
+    checked = part is not None and part.told and mine.is_cpu  # elsewhere a look at it would halt everything
+    if checked:
+        mine = torch.cat([mine, _written(part, mine)], 1)
     gathered = [torch.empty_like(mine) for _ in range(distributed.get_world_size(group))]
     distributed.all_gather(gathered, mine, group=group)
+    if checked:
+        _check_parts([_read(each[:, -DIGITS:]) for each in gathered])
+        gathered = [each[:, :-DIGITS] for each in gathered]
     parts = torch.stack(gathered, -1)  # numbers, rows, processes
     halves = (merge(ShiftedSum(parts[2 * i], parts[2 * i + 1]), axis=(1,), xp=xp) for i in (0, 1))
     labelled = None if own.labelled is None else parts[4].any(1)
     return Sums(Halves(*halves), labelled)
 
 
-def range_of(classes: int, group: Any, class_range: ClassRange | None, device: torch.device) -> ClassRange:
+BASE, DIGITS = 2**20, 3
+"""How a number of classes is written in columns of float32, which holds whole numbers up to 2^24."""
+
+
+def _written(part: Any, like: Tensor) -> Tensor:
+    """``first``, ``classes`` and ``total`` as columns beside the sums."""
+    digits = [[number // BASE**k % BASE for k in range(DIGITS)] for number in part[:3]]
+    return like.new_tensor([*digits, *[[0] * DIGITS] * (len(like) - 3)])
+
+
+def _read(written: Tensor) -> list[int]:
+    return [sum(int(digit) * BASE**k for k, digit in enumerate(row)) for row in written[:3].tolist()]
+
+
+def _check_parts(parts: list[list[int]]) -> None:
+    """Every process sees the same, so all raise, or none does and none waits for another."""
+    end = 0
+    for first, classes, _ in sorted(parts):
+        end = end + classes if first == end else -1
+    if {end} != {total for *_, total in parts}:
+        ranges = ", ".join(f"({first}, {total}) with {classes}" for first, classes, total in parts)
+        msg = (
+            "`class_range` must be (first class of the process, classes in all), and the processes must have every "
+            f"class once. Received: {ranges}."
+        )
+        raise ValueError(msg)
+
+
+def part_of(classes: int, group: Any, class_range: tuple[int, int] | None, device: torch.device) -> Part:
     """What was told, else by an exchange of the numbers of classes."""
     if class_range is not None:
         first, total = class_range
-        if not 0 <= first <= first + classes <= total:
-            msg = (
-                f"`class_range` must be (first class of this process, classes in all). Received: {tuple(class_range)} "
-                f"for {classes} classes here."
-            )
-            raise ValueError(msg)
-        return first, total
+        return Part(first, classes, total, told=True)
     sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(distributed.get_world_size(group))]
     distributed.all_gather(sizes, torch.tensor([classes], device=device), group=group)
     numbers = [int(size) for size in sizes]
-    rank = distributed.get_rank(group)
-    return sum(numbers[:rank]), sum(numbers)
+    return Part(sum(numbers[: distributed.get_rank(group)]), classes, sum(numbers), told=False)
 
 
 class _Call(NamedTuple):
@@ -62,13 +95,23 @@ class _Call(NamedTuple):
     axes: Shape
     reduction: Reduction
     numbers: Sequence[Any]  # the options that are no tensors
+    part: Part | None
 
 
-def loss(input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, group: Any) -> Tensor:
-    """Reduced ZLPR of whole rows."""
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def loss(
+    input: Tensor,
+    target: Tensor,
+    options: Options,
+    axes: Shape,
+    reduction: Reduction,
+    group: Any,
+    part: Part | None = None,
+) -> Tensor:
+    """Reduced ZLPR of whole rows. Compiled code breaks its graph here, as Dynamo does not trace the Function."""
     refuse_gradients(target, *options)
     tensors = [x if isinstance(x, Tensor) else None for x in options]
-    call = _Call(group, axes, reduction, [None if isinstance(x, Tensor) else x for x in options])
+    call = _Call(group, axes, reduction, [None if isinstance(x, Tensor) else x for x in options], part)
     reduced: Tensor = _ShardedLoss.apply(call, input, target, *tensors)  # type: ignore[no-untyped-call]
     return reduced
 
@@ -89,12 +132,12 @@ class _ShardedLoss(torch.autograd.Function):
         chunk = _as_chunk(call, input, target, tensors)
         mask = chunk.options.where
         labelled = None if mask is None else mask.expand(chunk.logits.shape).any(1)
-        sums = whole_rows(Sums(sums_of_chunk(chunk), labelled), chunk.logits.dtype, call.group)
+        sums = whole_rows(Sums(sums_of_chunk(chunk), labelled), chunk.logits.dtype, call.group, call.part)
         ctx.call = call
         ctx.save_for_backward(input, target, *tensors, *[part for half in sums.halves for part in half], sums.labelled)
         losses = sums.losses.to(chunk.logits.dtype)
         losses = (
-            losses.reshape(Layout(input.dim(), call.axes).batch(input.shape)) if call.reduction == "none" else losses
+            losses.reshape(layout_of(input.dim(), call.axes).batch(input.shape)) if call.reduction == "none" else losses
         )
         return reduce(losses, call.reduction, sums.labelled)
 
@@ -109,11 +152,11 @@ class _ShardedLoss(torch.autograd.Function):
             each = each / (len(chunk.logits) if labelled is None else number_of(labelled))
         halves = Halves(ShiftedSum(*kept[:2]), ShiftedSum(*kept[2:]))
         gradient = gradient_of(chunk, halves, each.expand(len(chunk.logits), 1))
-        return None, Layout(input.dim(), call.axes).cells(gradient.to(input.dtype), input.shape), *[None] * 5
+        return None, layout_of(input.dim(), call.axes).cells(gradient.to(input.dtype), input.shape), *[None] * 5
 
 
 def _as_chunk(call: _Call, input: Tensor, target: Tensor, tensors: Sequence[Tensor | None]) -> Chunk:
-    layout = Layout(input.dim(), call.axes)
+    layout = layout_of(input.dim(), call.axes)
     options = Options(*[n if x is None else x for x, n in zip(tensors, call.numbers, strict=True)])
     logits = layout.rows(input)
     wide = torch.float64 if input.dtype == torch.float64 else torch.float32

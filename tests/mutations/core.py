@@ -7,7 +7,7 @@ TESTS = ("conformance", "frameworks/core")
 CHECKS, DECODING, NAMESPACE = (f"zlpr_core/_{name}.py" for name in ("checks", "decoding", "namespace"))
 DIVERGENCES, INDICES, LOGISTIC = (f"zlpr_core/_{name}.py" for name in ("divergences", "indices", "logistic"))
 LOSSES, OPTIONS, REDUCE = (f"zlpr_core/_{name}.py" for name in ("losses", "options", "reduce"))
-LINEAR, PARTS = "zlpr_core/_linear.py", "zlpr_core/_parts.py"
+PARTS = "zlpr_core/_parts.py"
 LINEARLY = ("frameworks/core/test_core_linear.py",)
 BERNOULLI, PAIRS, REGRET = (f"zlpr_core/_{name}.py" for name in ("bernoulli", "pairs", "regret"))
 TARGETS, TERMS, UNSHIFTED = (f"zlpr_core/_{name}.py" for name in ("targets", "terms", "unshifted"))
@@ -128,7 +128,7 @@ MUTANTS = ROUNDING | {
     "the 1 of every part counts": Mutant(PARTS, "(xp.expm1(each - common) - one)", "xp.exp(each - common)", LINEARLY),
     "the 1 counts by its rounded exponential": Mutant(PARTS, "(xp.expm1(each - common) - one)", "(xp.exp(each - common) - xp.exp(-common))", LINEARLY),
     "an infinite part is NaN": Mutant(PARTS, "(_finite(part, xp=xp) for part in (parts.shift, shift))", "(parts.shift, shift)", LINEARLY),
-    "linear: options not cut": Mutant(LINEAR, "return option[..., first:last]", "return option[..., : last - first]", LINEARLY),
+    "linear: options not cut": Mutant(OPTIONS, "return option[..., first:last]", "return option[..., : last - first]", LINEARLY),
     "linear: ids of other classes": Mutant(INDICES, "ids = read.ids - first\n    beyond", "ids = read.ids\n    beyond", LINEARLY),
     "linear: an illegal id in one chunk": Mutant(INDICES, "_spoiled(hot, read.illegal[..., None], xp=xp)\n\n\ndef _spoiled", "hot\n\n\ndef _spoiled", LINEARLY),
 }  # fmt: skip

@@ -15,8 +15,9 @@ OPTIONS, EDGES, VALUES = (
     ("conformance/test_edges.py",),
     ("conformance/test_values.py",),
 )
-CHUNKS, IDS, LINEAR = (f"zlpr_torch/_{name}.py" for name in ("chunks", "ids", "linear"))
-LINEARLY = ("frameworks/torch/test_torch_linear.py",)
+CHUNKS, IDS, LINEAR, SHARDED = (f"zlpr_torch/_{name}.py" for name in ("chunks", "ids", "linear", "sharded"))
+GIVEN, LINEARLY = (("frameworks/torch/test_torch_linear" + name,) for name in ("_given.py", ".py"))
+SHARDEDLY = ("integrations/torch/test_torch_sharded.py",)
 PAIRED, BLOCKWISE = ("conformance/test_divergences.py",), ("frameworks/torch/test_torch_pairs.py",)
 
 MUTANTS = {
@@ -130,11 +131,16 @@ MUTANTS = {
     "linear: a chunk's own sums": Mutant(CHUNKS, "gradient = gradient_of(chunk, sums, each)", "gradient = gradient_of(chunk, sums_of_chunk(chunk), each)", LINEARLY),
     "linear: rows far out by the kernel": Mutant(CHUNKS, "    far = far_rows(chunk, sums)\n    if far is None:", "    far = None\n    if far is None:", LINEARLY),
     "linear: sums of rows far out by the kernel": Mutant(CHUNKS, "    far = far_rows(chunk, halves)\n", "    far = None\n", LINEARLY),
-    "linear: options not cut": Mutant(CHUNKS, "return option[:, first:last] if", "return option[:, : last - first] if", LINEARLY),
+    "linear: blocks of a part": Mutant(CHUNKS, "upstream, halves=True, of_part=True)", "upstream, of_part=True)", GIVEN),
+    "linear: half precision rounded where all logits fit": Mutant(LINEAR, "    if not input.is_cpu:\n        return", "    if True:\n        return", LINEARLY),
+    "linear: gradients that nobody wants": Mutant(LINEAR, "if not is_counted or not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in layer)):", "if not is_counted:", GIVEN),
+    "sharded: ranges are not compared": Mutant(SHARDED, "_check_parts([_read(each[:, -DIGITS:]) for each in gathered])", "pass", SHARDEDLY),
+    "sharded: the own sums only": Mutant(SHARDED, "distributed.all_gather(gathered, mine, group=group)\n    if checked", "gathered = [mine] * len(gathered)\n    if checked", SHARDEDLY),
+    "sharded: inputs' gradient not summed": Mutant(LINEAR, "distributed.all_reduce(found[0], group=call.group)", "pass", SHARDEDLY),
     "linear: bias not cut": Mutant(CHUNKS, "layer.bias[first:last].to(out.dtype)", "layer.bias[: last - first].to(out.dtype)", LINEARLY),
     "linear: the hook gets nothing": Mutant(CHUNKS, "wanted.hook(part, (gradient.t() @ layer.input).to(layer.weight.dtype))", "pass", LINEARLY),
     "linear: the mean of all rows": Mutant(LINEAR, "(len(layer.input) if labelled is None else number_of(labelled))", "len(layer.input)", LINEARLY),
     "linear: a second backward adds to the first": Mutant(LINEAR, "made, ctx.gradients = ctx.gradients, None", "made = ctx.gradients", LINEARLY),
     "linear: upstream gradient forgotten": Mutant(LINEAR, "gradient.mul_(upstream) for gradient", "gradient for gradient", LINEARLY),
-    "linear: rows though a mask decides the mean": Mutant(LINEAR, 'if call.plan.way == "rows" and (flat.where is not None or targets.ignore_index is not None):', "if False:", LINEARLY),
+    "linear: rows though a mask decides the mean": Mutant(LINEAR, "if not is_counted or not (torch", "if not (torch", LINEARLY),
 }  # fmt: skip

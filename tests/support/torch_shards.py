@@ -48,7 +48,7 @@ def main(folder, rank, world):
     forms = {
         "dense": lambda x, w, b: zlpr_loss(linear(x, w, b), targets, group=group, **options),
         "ids": lambda x, w, b: sparse_zlpr_loss(
-            linear(x, w, b), ids, group=group, class_range=(first, total), **options
+            linear(x, w, b), ids, group=group, class_range=(problem["told"][rank], total), **options
         ),
         "linear": lambda x, w, b: linear_zlpr_loss(x, w, targets, b, group=group, memory_budget=BUDGET, **options),
         "linear ids": lambda x, w, b: sparse_linear_zlpr_loss(

@@ -197,6 +197,8 @@ def test_illegal_ids_where_they_cannot_be_looked_at(monkeypatch):
     [
         ({"inputs": INPUTS}, TypeError, "`inputs` must have a real floating dtype. Received: int64. Convert it first."),
         ({"linear_weight": np.ones((4, 23))}, ValueError, "`linear_weight` must have the shape (classes, 4), for `inputs` of shape (6, 4). Received: (4, 23)."),
+        ({"bias": [0.0] * 23}, TypeError, "`bias` must be an array. Received: list."),
+        ({"bias": np.ones(23, int)}, TypeError, "`bias` must have a real floating dtype. Received: int64. Convert it first."),
         ({"bias": np.ones(22)}, ValueError, "`bias` must have one number a class: (23,). Received: (22,)."),
         ({"targets": HARD[:, 1:]}, ValueError, "`targets` must have one row for each of `inputs` and a column a class: (6, 23). Received: (6, 22). For class ids, call `sparse_linear_zlpr`."),
         ({"chunk": 0}, ValueError, "`chunk` must be a number of classes, 1 or more. Received: 0."),

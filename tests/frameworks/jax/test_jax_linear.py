@@ -118,6 +118,24 @@ def test_half_precision_is_added_up_in_float32():
     assert abs(slope - exact).max() < 0.01 * abs(exact).max()
 
 
+@pytest.mark.parametrize("chunk", [10, None])
+def test_dtypes_that_differ_are_promoted(chunk):
+    """As ``x @ kernel`` promotes them: inputs are not rounded to the kernel's half precision."""
+    x, kernel = jnp.asarray(RNG.normal(size=(ROWS, 64)), "float32"), jnp.asarray(RNG.normal(size=(64, 99)), "bfloat16")
+    labels = RNG.random((ROWS, 99)) < 0.1
+    for pair in ((x, kernel), (x.astype("bfloat16"), kernel.astype("float32"))):
+        true = zlpr_loss(jnp.matmul(*(part.astype("float32") for part in pair), precision="highest"), labels)
+        np.testing.assert_allclose(linear_zlpr_loss(*pair, labels, chunk=chunk), true, rtol=1e-6)
+
+
+def test_what_is_one_chunk_is_the_dense_loss():
+    """By the closed form, without a second product."""
+    step = jax.jit(jax.grad(lambda k: linear_zlpr_loss(INPUTS, k, HARD).sum()))
+    dense = jax.jit(jax.grad(lambda k: zlpr_loss(INPUTS @ k, HARD).sum()))
+    products = [f.lower(KERNEL).as_text().count("dot_general") for f in (step, dense)]
+    assert products[0] == products[1]
+
+
 def test_chunks_cover_the_classes():
     assert Cut.of((6,), 23, 5, interleaved=False)[1:] == (4, 5, False)
     assert [chunk.size for chunk in Cut.of((6,), 23, 5, interleaved=False).rest] == [3]

@@ -13,7 +13,6 @@ from zlpr_torch import (
     LinearPlan,
     LinearZLPRLoss,
     linear_zlpr_loss,
-    multi_hot,
     sparse_linear_zlpr_loss,
     sparse_zlpr_loss,
     zlpr_loss,
@@ -346,52 +345,3 @@ def test_module_trains():
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert (head.predict(input) == target).float().mean() > 0.95
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "text"),
-    [
-        ({"linear_weight": torch.ones(FEATURES, CLASSES)}, ValueError, "`linear_weight` must have the shape (classes, 5), for `input` of shape (150, 5). Received: (5, 700)."),
-        ({"bias": torch.ones(3)}, ValueError, "`bias` must have one number a class: (700,). Received: (3,)."),
-        ({"target": HARD[:, 1:]}, ValueError, "`target` must have one row for each of `input` and a column a class: (150, 700). Received: (150, 699). For class ids, call `sparse_linear_zlpr_loss`."),
-        ({"target": HARD.numpy()}, TypeError, "`target` must be a torch.Tensor. Received: ndarray. Wrap it in torch.as_tensor."),
-        ({"input": torch.ones(ROWS, FEATURES).long()}, TypeError, "`input` must have a real floating dtype. Received: torch.int64. Convert it first."),
-        ({"memory_budget": 0}, ValueError, "`memory_budget` must be a positive number of bytes. Received: 0."),
-        ({"mask": torch.ones(3, dtype=torch.bool)}, ValueError, "`mask` must broadcast to the shape of `input`. Received: (3,) for (150, 700)."),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)  # fmt: skip
-def test_messages(change, error, text):
-    given = {
-        "input": torch.ones(ROWS, FEATURES),
-        "linear_weight": torch.ones(CLASSES, FEATURES),
-        "target": HARD,
-    } | change
-    arrays = [given.pop(name) for name in ("input", "linear_weight", "target")]
-    with pytest.raises(error) as raised:
-        linear_zlpr_loss(*arrays, **given)
-    assert str(raised.value) == text
-
-
-def test_an_id_out_of_range_is_named():
-    with pytest.raises(
-        IndexError, match=r"^`indices` must be in \[0, 700\) or `pad` \(-1\). Received: 700 at \[1, 0\].$"
-    ):
-        sparse_linear_zlpr_loss(torch.ones(2, 3), torch.ones(CLASSES, 3), torch.tensor([[1], [CLASSES]]))
-
-
-def test_compiled():
-    """In one graph: there the logits are made at once."""
-    input, weight, bias = layer(torch.float32)
-    ids = torch.tensor([[3, -1]] * ROWS)
-
-    @torch.compile(fullgraph=True, backend="aot_eager")
-    def step(input, weight, bias):
-        call = {"memory_budget": BY_CLASSES}
-        return linear_zlpr_loss(input, weight, HARD, bias, **call) + sparse_linear_zlpr_loss(input, weight, ids, **call)
-
-    true = zlpr_loss(linear(input, weight, bias), HARD) + zlpr_loss(linear(input, weight), multi_hot(ids, CLASSES))
-    loss = step(input, weight, bias)
-    close([loss.detach()], [true.detach()], torch.float32)
-    arrays = (input, weight, bias)
-    close(torch.autograd.grad(loss, arrays), torch.autograd.grad(true, arrays), torch.float32)

@@ -10,8 +10,7 @@ import torch
 from registry import ROOT
 from torch.nn.functional import linear
 
-from zlpr_torch import zlpr_loss
-from zlpr_torch._sharded import range_of, refuse_gradients
+from zlpr_torch import _sharded, zlpr_loss
 
 ROWS, FEATURES, CLASSES = 8, 5, 600
 WORKER = ROOT / "tests" / "support" / "torch_shards.py"
@@ -42,6 +41,7 @@ def problem(world, reduction, *, masked=False, scale=1.0):
         "ends": ENDS[world],
         "upstream": torch.rand(ROWS if reduction == "none" else (), generator=generator) + 0.5,
         "crash": None,
+        "told": ENDS[world][:-1],
     }
 
 
@@ -78,15 +78,16 @@ def test_every_process_has_the_loss_of_whole_rows(tmp_path, world, reduction, ki
     loss = zlpr_loss(linear(*arrays), given["targets"], **given["options"])
     in_x, in_weight, in_bias = torch.autograd.grad((loss * given["upstream"]).sum(), arrays)
     found = run(tmp_path, given, world)
-    exchange = ("all_gather", 4 * ROWS * (5 if "mask" in given["options"] else 4))
-    sizes = ("all_gather", 8)  # where `class_range` is not told
+    numbers = 4 * (5 if "mask" in given["options"] else 4)
+    plain, checked = ("all_gather", numbers * ROWS), ("all_gather", numbers * (ROWS + 3))
+    exchanges = {"ids": [checked], "linear ids": [("all_gather", 8), plain]}  # with `class_range` told, and not
     for form in ("dense", "ids", "linear", "linear ids"):
         for rank, own in enumerate(found):
             part, of_form = slice(*given["ends"][rank : rank + 2]), own[form]
             torch.testing.assert_close(of_form["loss"], loss.detach(), rtol=1e-6, atol=0)
             torch.testing.assert_close(of_form["gradients"][1], in_weight[part], **CLOSE)
             torch.testing.assert_close(of_form["gradients"][2], in_bias[part], **CLOSE)
-            assert of_form["forward"] == ([sizes, exchange] if form == "linear ids" else [exchange])
+            assert of_form["forward"] == exchanges.get(form, [plain])
             if form.startswith("linear"):
                 torch.testing.assert_close(of_form["gradients"][0], in_x, **CLOSE)
                 assert of_form["backward"] == [("all_reduce", 4 * ROWS * FEATURES)]
@@ -109,9 +110,40 @@ def test_a_process_that_dies_leaves_none_waiting(tmp_path):
     assert all(code != 0 for code in codes)
 
 
-def test_messages():
-    text = r"^`class_range` must be \(first class of this process, classes in all\). Received: \(90, 100\) for 20 classes here.$"
-    with pytest.raises(ValueError, match=text):
-        range_of(20, None, (90, 100), torch.device("cpu"))
+def test_ranges_that_do_not_add_up_are_refused_by_all(tmp_path):
+    given = problem(3, "mean") | {"told": [0, 10, 390]}  # 10 classes of the second are the third's too
+    processes = start(tmp_path, given, 3)
+    assert all(process.wait(120) == 1 for process in processes)
+    text = (
+        "the processes must have every class once. Received: (0, 600) with 10, (10, 600) with 390, (390, 600) with 200."
+    )
+    assert all(text in (tmp_path / f"said-{rank}.txt").read_text(encoding="utf-8") for rank in range(3))
+
+
+@pytest.mark.parametrize(
+    ("parts", "right"),
+    [
+        ([[0, 5, 8], [5, 3, 8]], True),
+        ([[5, 3, 8], [0, 5, 8]], True),  # in any order
+        ([[0, 2**40, 2**40 + 1], [2**40, 1, 2**40 + 1]], True),
+        ([[0, 5, 8], [4, 4, 8]], False),
+        ([[0, 5, 9], [5, 3, 9]], False),
+        ([[0, 5, 8], [5, 3, 9]], False),
+        ([[-1, 5, 8], [4, 4, 8]], False),
+    ],
+    ids=str,
+)
+def test_ranges(parts, right):
+    like = torch.zeros(4, 2)
+    written = [_sharded._read(_sharded._written([*part, True], like)) for part in parts]
+    if right:
+        assert written == parts
+        _sharded._check_parts(written)
+    else:
+        with pytest.raises(ValueError, match=r"^`class_range` must be \(first class of the process, classes in all\)"):
+            _sharded._check_parts(written)
+
+
+def test_gradients_that_cannot_be_given():
     with pytest.raises(NotImplementedError, match=r"^With `group` or `weight_grad_hook` there is no gradient in"):
-        refuse_gradients(None, torch.ones(3, requires_grad=True))
+        _sharded.refuse_gradients(None, torch.ones(3, requires_grad=True))
