@@ -137,19 +137,19 @@ def _by_set(model: str) -> Iterator[Sequence[str]]:
         yield (row["set"], row["classes"], *(signed(column[row["set"]]) for column in columns))
 
 
-def by_loss() -> str:
+def by_loss() -> Iterator[Sequence[str]]:
     """Means over the sets and average ranks, as trained."""
-    return markdown(_by_loss(AS_TRAINED))
+    return _by_loss(AS_TRAINED)
 
 
-def by_loss_tuned() -> str:
+def by_loss_tuned() -> Iterator[Sequence[str]]:
     """The same, with thresholds tuned."""
-    return markdown(_by_loss(TUNED))
+    return _by_loss(TUNED)
 
 
-def by_loss_one_model() -> str:
+def by_loss_one_model() -> Iterator[Sequence[str]]:
     """The same, by one model for all metrics."""
-    return markdown(_by_loss(ONE_MODEL))
+    return _by_loss(ONE_MODEL)
 
 
 def _by_loss(reading: str) -> Iterator[Sequence[str]]:
@@ -267,6 +267,9 @@ TABLES: tuple[Callable[[], Lines], ...] = (
     datasets,
     by_set,
     by_set_linear,
+    by_loss,
+    by_loss_tuned,
+    by_loss_one_model,
     friedman,
     rivals,
     labels_in_a_row,
@@ -276,9 +279,10 @@ TABLES: tuple[Callable[[], Lines], ...] = (
     additions,
     additions_micro,
 )
-TEXTS: tuple[Callable[[], str], ...] = (scope, by_loss, by_loss_tuned, by_loss_one_model)
-NAMES: dict[str, Callable[[], str]] = {text.__name__: text for text in TEXTS}
-NAMES |= {table.__name__: lambda table=table: markdown(table()) for table in TABLES}
+NAMES: dict[str, Callable[[], str]] = {
+    scope.__name__: scope,
+    **{table.__name__: lambda table=table: markdown(table()) for table in TABLES},
+}
 
 
 if __name__ == "__main__":

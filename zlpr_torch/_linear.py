@@ -51,7 +51,8 @@ def linear_zlpr_loss(
     are computed in chunks, as :class:`LinearPlan` says.
 
     Args:
-        input: what the layer sees, ``[..., features]``. Half precision is multiplied in half and added up in float32.
+        input: what the layer sees, ``[..., features]``. Half precision is added up in float32; dtypes that differ are
+            promoted.
         linear_weight: the layer's own weights, ``[num_classes, features]``, as ``nn.Linear`` has them.
         target: ``[..., num_classes]``, as in :func:`zlpr_loss`.
         bias: :math:`\beta`, ``[num_classes]``.
@@ -73,7 +74,9 @@ def linear_zlpr_loss(
         TypeError, ValueError: as in :func:`zlpr_loss`; shapes that make no linear layer; a budget that is not positive.
 
     Under transforms, ``torch.compile`` and export, and where an option requires a gradient, the logits are made at
-    once. The formula is from Su et al., 2022, arXiv:2208.02955.
+    once; with ``weight_grad_hook`` or ``group`` compiled code breaks its graph instead.
+
+    The formula is from Su et al., "ZLPR: A Novel Loss for Multi-label Classification", 2022, arXiv:2208.02955.
 
     Example:
         >>> input, layer = torch.tensor([[2.0, 1.0]]), torch.nn.Linear(2, 3)

@@ -71,7 +71,7 @@ def zlpr_loss(
         group: a process group of ``torch.distributed`` over which the classes are spread. ``input``, ``target`` and
             options are this process's classes, of which each may have another number, of the same examples. The loss is
             that of whole rows, the same on every process, and so is the gradient, of this process's logits. Forward
-            exchanges 16 bytes a row and backward nothing. In eager code, and without a second derivative.
+            exchanges 16 bytes a row, backward nothing. There is no second derivative, and compiled code breaks here.
 
     Shape:
         - input and target: :math:`(*, C)`
