@@ -140,14 +140,14 @@ def sums_of(layer: Layer, size: int) -> Sums:
 
 def sums_of_chunk(chunk: Chunk) -> Halves:
     """Of its classes: on a CPU by the kernel, but for the rows where that would lose digits, in float64."""
-    if not chunk.logits.is_cpu:
+    if not chunk.logits.is_cpu or not _has_factors(chunk):
         return _sums_by_core(chunk)
     logs = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), None, halves=True).losses.double()
     shift = logs.floor()
     rest = torch.where(logs == torch.inf, 0.0, torch.expm1(logs - shift))
     halves = Halves(*(ShiftedSum(shift[:, i : i + 1], rest[:, i : i + 1]) for i in (0, 1)))
-    far = far_rows(chunk, halves)
-    if far is not None:
+    far = (~are_near(chunk, halves)).nonzero()[:, 0]
+    if len(far):
         for half, exact in zip(halves, _sums_by_core(chunk.some(far)), strict=True):
             half.shift[far], half.rest[far] = exact.shift.double(), exact.rest.double()
     return halves
@@ -166,13 +166,15 @@ def _spread(chunk: Chunk) -> Options:
     return Options._make([o.expand(shape) if isinstance(o, Tensor) else o for o in chunk.options])
 
 
-def far_rows(chunk: Chunk, sums: Halves) -> Tensor | None:
-    """The rows whose exponentials the CPU kernel would not divide by exactly; None if there is none."""
-    if not chunk.options.are_default and not _cpu.are_factors(_spread(chunk)):
-        return torch.arange(len(chunk.logits))
+def _has_factors(chunk: Chunk) -> bool:
+    """False if the options are such that the CPU kernel leaves every row to the core."""
+    return chunk.options.are_default or _cpu.are_factors(_spread(chunk))
+
+
+def are_near(chunk: Chunk, sums: Halves) -> Tensor:
+    """The rows with sums that the CPU kernel can divide by exactly."""
     limit = _cpu.LIMIT[chunk.logits.dtype]
-    near = torch.stack([(half.shift < limit) & (half.rest == half.rest) for half in sums]).all(0)[:, 0]
-    return None if near.all() else (~near).nonzero()[:, 0]
+    return torch.stack([(half.shift < limit) & (half.rest == half.rest) for half in sums]).all(0)[:, 0]
 
 
 class Wanted(NamedTuple):
@@ -238,16 +240,13 @@ def _losses_and_gradient(chunk: Chunk, each: float) -> tuple[Tensor, Tensor]:
 
 def gradient_of(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
     """In the logits of a chunk, by the sums of whole rows."""
-    if not chunk.logits.is_cpu:
+    if not chunk.logits.is_cpu or not _has_factors(chunk):
         return _by_core(chunk, sums, each)
-    far = far_rows(chunk, sums)
-    if far is None:
-        return _by_kernel(chunk, sums, each)
-    gradient = chunk.logits.new_empty(chunk.logits.shape)
-    near = torch.ones(len(each), dtype=torch.bool).index_fill_(0, far, False).nonzero()[:, 0]
-    for rows, way in ((near, _by_kernel), (far, _by_core)):
-        some = Halves(*(ShiftedSum(half.shift[rows], half.rest[rows]) for half in sums))
-        gradient[rows] = way(chunk.some(rows), some, each[rows])
+    gradient, finite = _by_kernel(chunk, sums, each)
+    redo = (~(finite & are_near(chunk, sums))).nonzero()[:, 0]
+    if len(redo):
+        some = Halves(*(ShiftedSum(half.shift[redo], half.rest[redo]) for half in sums))
+        gradient[redo] = _by_core(chunk.some(redo), some, each[redo])
     return gradient
 
 
@@ -260,9 +259,9 @@ def _by_core(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
     return gradient
 
 
-def _by_kernel(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
+def _by_kernel(chunk: Chunk, sums: Halves, each: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient, and which rows of it are finite: not one with an infinite logit, which may have a small loss."""
     whole = [each / (torch.exp(half.shift) * (1 + half.rest)) for half in sums]
     upstream = torch.cat(whole, 1).to(chunk.logits.dtype)
     sweep = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), upstream, halves=True, of_part=True)
-    gradient: Tensor = sweep.gradient
-    return gradient
+    return sweep.gradient, sweep.losses[:, 0].isfinite()

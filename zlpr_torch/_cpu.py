@@ -156,7 +156,8 @@ class Sweep:
         self.upstream = upstream  # a number, a column with one a row, or None
         self.careful = careful
         self.exponentials = exponentials  # of the logits, if a caller that has but one block knows them
-        self.of_part = of_part  # some classes of rows whose sums the upstream gradient is divided by already: no losses
+        # Some classes of rows whose sums the upstream gradient is divided by: the losses are the gradient's own sums.
+        self.of_part = of_part
         self.no_options = options.are_default
         self.dtype = logits.dtype if logits.dtype in WIDE else torch.float32
         self.count, self.classes = logits.shape
@@ -206,7 +207,7 @@ class Sweep:
             self.weigh(options, negative, positive)
         if self.of_part:
             negative.mul_(upstream[:, 1:]).addcmul_(positive, upstream[:, :1], value=-1)
-            return upstream, negative if gradient is None or in_place else gradient.copy_(negative)
+            return negative.sum(1, True), negative if gradient is None or in_place else gradient.copy_(negative)
         one = number_tensor(1.0, self.dtype)
         positive_sum, negative_sum = positive.sum(1, True), negative.sum(1, True)
         losses = self.joined(torch.log1p(positive_sum), torch.log1p(negative_sum))
