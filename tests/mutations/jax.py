@@ -85,9 +85,9 @@ MUTANTS = ROUNDING | CLOSED | {
     "the last part is left out": Mutant(DERIVATIVE, "parts = -(-count // step) if count else 0", "parts = -(-count // step) - 1 if count else 0", VALUES),
     "parts of another place": Mutant(DERIVATIVE, "first = jnp.minimum(part * step, count - step)", "first = jnp.minimum(part, count - step)", VALUES),
     # --- a linear layer and its loss
-    "what is left over is forgotten": Mutant(PARTS, "[Chunk(self.classes, done, 1, self.classes - done)] if done < self.classes else []", "[]", LINEARLY),
-    "chunks of another place": Mutant(PARTS, "Chunk(self.classes, number * self.size, 1, self.size)", "Chunk(self.classes, number, 1, self.size)", LINEARLY),
-    "options not cut": Mutant(LINEAR, 'part.of(option, -1) if hasattr(option, "shape") else option', "option", LINEARLY),
-    "bias of the first chunk": Mutant(LINEAR, "part.of(layer.bias, 0)", "layer.bias[: part.size]", LINEARLY),
-    "inputs' gradient added up in half precision": Mutant(LINEAR, "x.astype(dtype), weights,", "x, weights,", LINEARLY),
+    "linear: what is left over is forgotten": Mutant(PARTS, "[Chunk(self.classes, done, 1, self.classes - done)] if done < self.classes else []", "[]", LINEARLY),
+    "linear: chunks of another place": Mutant(PARTS, "Chunk(self.classes, number * self.size, 1, self.size)", "Chunk(self.classes, number, 1, self.size)", LINEARLY),
+    "linear: options not cut": Mutant(LINEAR, 'part.of(option, -1) if hasattr(option, "shape") else option', "option", LINEARLY),
+    "linear: bias of the first chunk": Mutant(LINEAR, "part.of(layer.bias, 0)", "layer.bias[: part.size]", LINEARLY),
+    "linear: inputs' gradient added up in half precision": Mutant(LINEAR, "x.astype(dtype), weights,", "x, weights,", LINEARLY),
 }  # fmt: skip
