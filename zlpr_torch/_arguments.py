@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zlpr_core._checks import sparse_error
+from zlpr_core._checks import check_pair, sparse_error
 from zlpr_core._options import Options
 
-from ._namespace import xp
+from ._namespace import FLOATING, TARGETS, xp
 
 
 def check_tensors(**arguments: Any) -> None:
@@ -16,6 +16,27 @@ def check_tensors(**arguments: Any) -> None:
     for argument, value in arguments.items():
         if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
             raise _not_dense(argument, value)
+
+
+def check_dense_pair(input: Any, target: Any) -> None:
+    """Raise unless both are dense tensors of one shape, in dtypes that the losses take.
+
+    Asked for every batch, so that one look at dtypes and shapes answers for nearly all: a small batch takes less time
+    than the checks that know what is wrong.
+    """
+    is_sound = (
+        isinstance(input, Tensor)
+        and isinstance(target, Tensor)
+        and input.layout is torch.strided
+        and target.layout is torch.strided
+        and input.dtype in FLOATING
+        and target.dtype in TARGETS
+        and not (input.is_nested or target.is_nested)
+        and input.shape == target.shape
+    )
+    if not is_sound:
+        check_tensors(input=input, target=target)
+        check_pair(input, target, xp=xp)
 
 
 def _not_dense(argument: str, value: Any) -> TypeError:

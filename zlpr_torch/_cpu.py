@@ -3,7 +3,7 @@
 A block is so small that most passes find it in the cache, and nothing but the gradient is as large as the logits. Terms
 are summed without a shift, by arithmetic and one exponential a logit; a threshold becomes a factor beside the weights.
 That is exact for nearly every row. One that holds a NaN, or a sum near the end of the dtype's range, is computed a
-second time by ``_careful_terms``, which tolerates infinite logits and very confident correct ones, and if that
+second time by ``careful_terms``, which tolerates infinite logits and very confident correct ones, and if that
 was not enough by the core.
 
 ``forward`` computes the gradient too, for the upstream gradient that it expects: that of ``loss.backward()``.
@@ -11,7 +11,6 @@ was not enough by the core.
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,17 +19,25 @@ from torch import Tensor
 import zlpr_core
 from zlpr_core._losses import terms_gradients
 from zlpr_core._options import Options
-from zlpr_core._targets import read_targets
 
+from ._cpu_terms import (
+    WIDE,
+    as_bytes,
+    at_once,
+    careful_terms,
+    hard_terms,
+    illegal_rows,
+    joined,
+    number_tensor,
+    of_halves,
+    soft_terms,
+)
 from ._layout import Layout, Shape, layout_of, some_rows
 from ._namespace import xp
 from ._reduction import Reduction, labelled_examples, reduce
 
 CELLS = 2**20
 """In a block: more of them leave the cache, fewer cost more calls than arithmetic."""
-
-WIDE = (torch.float32, torch.float64)
-"""The dtypes that compute; half precision is widened to float32 in the block."""
 
 LIMIT = {torch.float32: 96 * math.log(2), torch.float64: 768 * math.log(2)}
 """A row with a larger loss is not exact: times a small upstream gradient, 1 / sum would be subnormal."""
@@ -151,176 +158,154 @@ class Sweep:
         exponentials: Tensor | None = None,
         of_part: bool = False,
     ) -> None:
-        self.columns = 2 if halves else 1  # of the losses, and of an upstream gradient
+        self.halves = halves
         self.logits, self.targets, self.options = logits, targets, options
         self.upstream = upstream  # a number, a column with one a row, or None
         self.careful = careful
-        self.exponentials = exponentials  # of the logits, if a caller that has but one block knows them
         # Some classes of rows whose sums the upstream gradient is divided by: the losses are the gradient's own sums.
         self.of_part = of_part
         self.no_options = options.are_default
         self.dtype = logits.dtype if logits.dtype in WIDE else torch.float32
         self.count, self.classes = logits.shape
         self.step = max(1, min(CELLS // self.classes, self.count))
-        # A small batch in one block: its operations make their own results, in less time than buffers take.
-        self.unbuffered = self.step == self.count and self.no_options and logits.is_contiguous() and not careful
         self.buffers: dict[str, Tensor] = {}
         self.gradient: Any = gradient
-        if upstream is not None and gradient is None and not (self.unbuffered and logits.dtype == self.dtype):
-            self.gradient = logits.new_empty(logits.shape)
-        self.losses = self.run()
-
-    def run(self) -> Tensor:
-        """The losses, in a column. Makes the gradient."""
-        if self.no_options or self.count == 0 or are_factors(self.options):
-            losses = self.blocks()
-            redo = None if self.of_part else self.inexact(losses)
+        is_plain = self.step == self.count and self.no_options and not (careful or of_part) and gradient is None
+        if is_plain and logits.is_contiguous():
+            self.losses, self.gradient = at_once(logits, targets, upstream, exponentials, halves=halves)
+            redo = self.inexact()
         else:
-            losses = self.logits.new_empty((self.count, self.columns), dtype=self.dtype)
-            redo = torch.arange(self.count, device="cpu")
+            redo = self.run()
         if redo is not None:
             for start in range(0, len(redo), self.step):
-                self.recompute(redo[start : start + self.step], losses)
-        return losses
+                self.recompute(redo[start : start + self.step])
+
+    def run(self) -> Tensor | None:
+        """Make the losses and the gradient; which rows are to be computed a second time."""
+        if self.upstream is not None and self.gradient is None:
+            self.gradient = self.logits.new_empty(self.logits.shape)
+        if self.no_options or self.count == 0 or are_factors(self.options):
+            self.losses = self.blocks()
+            return None if self.of_part else self.inexact()
+        self.losses = self.empty_losses()
+        return torch.arange(self.count, device="cpu")
+
+    def empty_losses(self) -> Tensor:
+        """Memory for the losses."""
+        return self.logits.new_empty((self.count, 2 if self.halves else 1), dtype=self.dtype)
 
     def blocks(self) -> Tensor:
         """The losses of the rows that are exact, in a column."""
         if self.step == self.count:
-            losses, self.gradient = self.block(self.logits, self.targets, self.options, self.upstream, self.gradient)
-            return losses
-        losses = self.logits.new_empty((self.count, self.columns), dtype=self.dtype)
+            return self.block(self.logits, self.targets, self.options, self.upstream, self.gradient)
+        losses = self.empty_losses()
         for start in range(0, self.count, self.step):
             rows = slice(start, start + self.step)
             upstream, gradient = some_rows(self.upstream, rows), some_rows(self.gradient, rows)
             options = options_of(self.options, rows)
-            losses[rows], _ = self.block(self.logits[rows], self.targets[rows], options, upstream, gradient)
+            losses[rows] = self.block(self.logits[rows], self.targets[rows], options, upstream, gradient)
         return losses
 
-    def block(
-        self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, gradient: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """``blocks`` of some rows, and their gradient."""
+    def block(self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, gradient: Any) -> Tensor:
+        """``blocks`` of some rows. Writes their gradient."""
         in_place = gradient is not None and gradient.dtype == self.dtype
         memory = gradient if in_place else self.buffer("negative", logits)
         negative, positive, illegal = self.terms(logits, targets, options.where, memory)
         if not self.no_options:
             self.weigh(options, negative, positive)
         if self.of_part:
-            negative.mul_(upstream[:, 1:]).addcmul_(positive, upstream[:, :1], value=-1)
-            return negative.sum(1, True), negative if gradient is None or in_place else gradient.copy_(negative)
-        one = number_tensor(1.0, self.dtype)
-        positive_sum, negative_sum = positive.sum(1, True), negative.sum(1, True)
-        losses = self.joined(torch.log1p(positive_sum), torch.log1p(negative_sum))
-        if upstream is not None:
-            each = upstream if isinstance(upstream, Tensor) else number_tensor(upstream, self.dtype)
-            in_positive, in_negative = (each, each) if self.columns == 1 else (each[:, :1], each[:, 1:])
-            negative.mul_(in_negative / (negative_sum + one))
-            negative.addcmul_(positive, in_positive / (positive_sum + one), value=-1)
-            gradient = negative if gradient is None or in_place else gradient.copy_(negative)
-        return losses if illegal is None else losses.masked_fill_(illegal, torch.nan), gradient
-
-    def joined(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Two columns as the losses."""
-        return positive.add_(negative) if self.columns == 1 else torch.cat([positive, negative], 1)
+            in_positive, in_negative = of_halves(upstream, self.dtype, halves=True)
+            losses = negative.mul_(in_negative).addcmul_(positive, in_positive, value=-1).sum(1, True)
+        else:
+            one, positive_sum, negative_sum = (
+                number_tensor(1.0, self.dtype),
+                positive.sum(1, True),
+                negative.sum(1, True),
+            )
+            losses = joined(torch.log1p(positive_sum), torch.log1p(negative_sum), halves=self.halves)
+            if upstream is not None:
+                in_positive, in_negative = of_halves(upstream, self.dtype, halves=self.halves)
+                negative.mul_(in_negative / negative_sum.add_(one))
+                negative.addcmul_(positive, in_positive / positive_sum.add_(one), value=-1)
+        if gradient is not None and not in_place:
+            gradient.copy_(negative)
+        return losses if illegal is None else losses.masked_fill_(illegal, torch.nan)
 
     def terms(
-        self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor | None
+        self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """``(1 - t) e^s``, in ``negative`` if it is memory, and ``t e^-s``; 1 and 0 where masked. ``_illegal_rows``."""
+        """``(1 - t) e^s``, in the memory ``negative``, and ``t e^-s``; 1 and 0 where masked. ``illegal_rows``."""
         if logits.dtype != self.dtype:
-            logits = negative = _copy(logits, self.dtype, negative)
+            logits = negative.copy_(logits)
         if where is not None:
             logits = torch.where(where, logits, number_tensor(0.0, self.dtype), out=negative)
         if targets.is_floating_point():
             return self.soft_terms(logits, targets, where, negative)
-        positive = _copy(_bytes(targets), self.dtype, self.buffer("positive", logits))
+        positive = self.buffer("positive", logits).copy_(as_bytes(targets))
         if where is not None:
-            positive.mul_(_copy(_bytes(where), self.dtype, self.buffer("where", where)))
-        illegal = None if targets.dtype == torch.bool else _illegal_rows(positive, self.dtype)
+            positive.mul_(self.buffer("where", where).copy_(as_bytes(where)))
+        illegal = None if targets.dtype == torch.bool else illegal_rows(positive, self.dtype)
         if self.careful:
-            share = _copy(positive, self.dtype, self.buffer("targets", targets))
-            return *_careful_terms(logits, share, negative, positive), illegal
-        if self.exponentials is not None:
-            negative = torch.lerp(self.exponentials, number_tensor(0.0, self.dtype), positive, out=negative)
-            return negative, positive.div_(self.exponentials), illegal
-        return *_hard_terms(logits, negative, positive), illegal
+            share = self.buffer("targets", targets).copy_(positive)
+            return *careful_terms(logits, share, negative, positive), illegal
+        return *hard_terms(logits, positive, negative), illegal
 
     def soft_terms(
-        self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor | None
+        self, logits: Tensor, targets: Tensor, where: Tensor | None, negative: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """``terms`` of floating targets."""
         targets = targets if where is None else torch.where(where, targets, 0.0)
-        illegal = _illegal_rows(targets, self.dtype)
+        illegal = illegal_rows(targets, self.dtype)
         if targets.dtype != self.dtype or illegal is not None:
-            memory = self.buffer("targets", targets)
-            memory = torch.empty_like(targets, dtype=self.dtype) if memory is None else memory
-            targets = memory.copy_(targets).clamp_(0, 1)
+            targets = self.buffer("targets", targets).copy_(targets).clamp_(0, 1)
         positive = self.buffer("positive", targets)
         if self.careful:
-            return *_careful_terms(logits, targets, negative, positive), illegal
-        known = torch.exp(logits, out=negative) if self.exponentials is None else self.exponentials
-        return *_soft_terms(known, targets, negative, positive), illegal
+            return *careful_terms(logits, targets, negative, positive), illegal
+        return *soft_terms(torch.exp(logits, out=negative), targets, negative, positive), illegal
 
     def weigh(self, options: Options, negative: Tensor, positive: Tensor) -> None:
         """Multiply the terms by what the options make of them."""
         if options.where is not None:
-            negative.mul_(_copy(_bytes(options.where), self.dtype, self.buffer("where", negative)))
+            negative.mul_(self.buffer("where", negative).copy_(as_bytes(options.where)))
         for half, factor in zip((negative, positive), _factors(options), strict=True):
             if isinstance(factor, Tensor) or factor != 1:
                 half.mul_(factor.to(self.dtype) if isinstance(factor, Tensor) else factor)
 
-    def buffer(self, use: str, like: Tensor) -> Tensor | None:
+    def buffer(self, use: str, like: Tensor) -> Tensor:
         """Memory for the cells of a block, the same for every block."""
-        if self.unbuffered:
-            return None
         if use not in self.buffers:
             self.buffers[use] = self.logits.new_empty((self.step, self.classes), dtype=self.dtype)
         return self.buffers[use] if like.shape[0] == self.step else self.buffers[use][: like.shape[0]]
 
-    def inexact(self, losses: Tensor) -> Tensor | None:
+    def inexact(self) -> Tensor | None:
         """The rows that are to be computed a second time."""
         limit = LIMIT[self.dtype]
-        if self.count == 0 or losses.max().item() < limit:
+        if self.count == 0 or self.losses.max().item() < limit:
             return None
-        return (~(losses < limit).all(1)).nonzero()[:, 0]
+        return (~(self.losses < limit).all(1)).nonzero()[:, 0]
 
-    def recompute(self, rows: Tensor, losses: Tensor) -> None:
+    def recompute(self, rows: Tensor) -> None:
         """Some rows with care, or by the core."""
         logits, targets = self.logits[rows], some_rows(self.targets, rows)
         options, upstream = options_of(self.options, rows), some_rows(self.upstream, rows)
         if self.careful:
             found, gradient = self.by_core(logits.to(self.dtype), targets, options, upstream)
         else:
-            sweep = Sweep(logits, targets, options, upstream, careful=True, halves=self.columns == 2)
+            sweep = Sweep(logits, targets, options, upstream, careful=True, halves=self.halves)
             found, gradient = sweep.losses, sweep.gradient
-        losses[rows] = found
+        self.losses[rows] = found
         if gradient is not None:
             self.gradient[rows] = gradient.to(self.gradient.dtype)
 
     def by_core(self, logits: Tensor, targets: Tensor, options: Options, upstream: Any) -> tuple[Tensor, Any]:
         """The losses and the gradient of some rows."""
         positive, negative = zlpr_core.zlpr_terms(logits, targets, **options.by_name(), xp=xp)
-        losses = self.joined(positive.unsqueeze(1), negative.unsqueeze(1))
+        losses = joined(positive.unsqueeze(1), negative.unsqueeze(1), halves=self.halves)
         if upstream is None:
             return losses, None
-        in_positive, in_negative = (upstream, upstream) if self.columns == 1 else (upstream[:, :1], upstream[:, 1:])
+        in_positive, in_negative = of_halves(upstream, self.dtype, halves=self.halves)
         positive, negative = terms_gradients(logits, targets, -1, options, xp=xp)
         return losses, in_positive * positive + in_negative * negative
-
-
-def _bytes(flags: Tensor) -> Tensor:
-    """A large bool tensor as bytes of 0 and 1, of which a copy is faster; any other as it is.
-
-    Without the clamp a mask of 0 and 255 that is viewed as bool, as NumPy and PyTorch allow, would count 255 times.
-    """
-    if flags.dtype != torch.bool or flags.numel() < 2**13:
-        return flags
-    return flags.view(torch.uint8).clamp(max=1)
-
-
-def _copy(values: Tensor, dtype: torch.dtype, memory: Tensor | None) -> Tensor:
-    """A copy in ``memory`` if there is any; ``values`` themselves if they have the dtype and there is none."""
-    return values.to(dtype) if memory is None else memory.copy_(values)
 
 
 def options_of(options: Options, rows: Any) -> Options:
@@ -356,45 +341,3 @@ def _distinct(option: Any) -> Any:
     if not isinstance(option, Tensor):
         return option
     return option[tuple([slice(None if stride else 1) for stride in option.stride()])]
-
-
-def _illegal_rows(targets: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """A column, True for rows with an illegal target. None if the least and the largest show that all are legal."""
-    least, most = torch.aminmax(targets)
-    if least.item() >= 0 and most.item() <= 1:
-        return None
-    illegal: Tensor = ~read_targets(targets, dtype, xp=xp)[1].all(dim=1, keepdim=True)
-    return illegal
-
-
-def _soft_terms(
-    exponentials: Tensor, share: Tensor, negative: Tensor | None, positive: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    tiny = torch.finfo(share.dtype).tiny
-    positive = torch.threshold(exponentials, tiny, 0.0, out=positive)  # below, digits are missing
-    torch.div(share, positive, out=positive)
-    # (1 - t) e^s; beyond a half, 1 - t is exact
-    return torch.lerp(exponentials, number_tensor(0.0, share.dtype), share, out=negative), positive
-
-
-def _hard_terms(logits: Tensor, negative: Tensor | None, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """``positive`` holds the targets. A cell has a term in one half only, so one exponential serves both."""
-    negative = torch.addcmul(logits, logits, positive, value=-2, out=negative).exp_()  # NaN where a logit is infinite
-    positive.mul_(negative)
-    return negative.sub_(positive), positive  # exact: a number minus itself, or minus 0
-
-
-def _careful_terms(
-    logits: Tensor, share: Tensor, negative: Tensor | None, positive: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """By two exponentials, and without ``0 * inf``."""
-    positive = torch.neg(logits, out=positive).exp_().mul_(share).masked_fill_(share == 0, 0)
-    negative = torch.exp(logits, out=negative).mul_(1 - share).masked_fill_(share == 1, 0)
-    return negative, positive
-
-
-@lru_cache(maxsize=64)
-def number_tensor(value: float, dtype: torch.dtype) -> Tensor:
-    """As a tensor, which PyTorch would otherwise make of the number in each operation."""
-    with torch.inference_mode(mode=False):
-        return torch.tensor(value, dtype=dtype, device="cpu")

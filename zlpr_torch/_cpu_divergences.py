@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._cpu import WIDE, Sweep, expected_upstream, keeps_gradient, number_tensor, options_of
+from ._cpu import Sweep, expected_upstream, keeps_gradient, options_of
 from ._cpu_pairs import BLOCKS, Block, Memory
+from ._cpu_terms import WIDE, number_tensor
 from ._formula import Inputs, PairCall, pair_gradients, plain_pair
 from ._layout import layout_of, some_rows
 from ._reduction import labelled_examples, reduce
@@ -124,7 +125,8 @@ class _Sweep:
         if scale != 1:
             gap.mul_(scale)
             p, q = torch.mul(p, scale, out=memory["x"]), torch.mul(q, scale, out=memory["y"])
-        return Block(p, q, gap, where, memory, inputs.target is not None and scale == 1)
+        with_loss = inputs.target is not None and scale == 1 and inputs.options.are_default
+        return Block(p, q, gap, where, memory, with_loss)
 
     def wide(self, logits: Tensor, where: Tensor | None, memory: Tensor | None) -> Tensor:
         """The logits in the dtype that computes, 0 where masked."""

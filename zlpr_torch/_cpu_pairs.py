@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zlpr_core._divergences import JEFFREYS, KL, REGRET, Divergence
 
-from ._cpu import number_tensor
+from ._cpu_terms import number_tensor
 
 NEAR = 1.5
 """KL of logits closer than this is made of tanh and atanh, that of others a difference of softplus, which then loses no

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 import zlpr_core
-from zlpr_core._options import Options
+from zlpr_core._options import DEFAULT, Options
 
 from . import _cpu, _cpu_divergences, _ops, _torch_internals
 from ._autograd import ClosedPair, KernelLoss, KernelTerms
+from ._cpu_terms import WIDE
 from ._formula import Inputs, PairCall, plain_loss, plain_pair, widened
 from ._layout import Shape
 from ._namespace import xp
@@ -29,23 +30,26 @@ def loss(
     input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, impl: Implementation
 ) -> Tensor:
     """Reduced ZLPR of checked arguments, by the fastest way that is right here."""
-    in_graph = torch.compiler.is_compiling()
-    learned = None if in_graph or options.are_default else _learned_threshold(input, options)
-    if impl == "plain" or _needs_formula(
-        input, target, options if learned is None else options._replace(threshold=0.0)
-    ):
-        target, options = _saveable(target), _saveable_options(options)
-        return plain_loss(input, target, options, axes, reduction)
-    kernel = None if in_graph else _kernel_for(input.device, impl)
-    with_gradient = torch.is_grad_enabled() and (input.requires_grad or learned is not None)
-    if in_graph or _torch_internals.is_recorded() or _torch_internals.is_fake(input):
-        if learned is None and _has_ops(input.device):
-            return _ops.loss(input, target, options, axes, reduction, with_gradient)
-    elif kernel is not None:
-        if with_gradient:
-            return KernelLoss.apply(kernel, axes, reduction, options, input, target, learned)  # type: ignore[no-any-return, no-untyped-call]
-        return kernel.forward(input, target, options, axes, reduction, with_gradient=False)[0]  # type: ignore[no-any-return]
-    return plain_loss(input, target, options, axes, reduction)
+    if impl != "plain" and _torch_internals.is_eager() and type(input) in _PLAIN:
+        return _eager_loss(input, target, options, axes, reduction, impl)
+    if impl != "plain" and not _needs_formula(input, target, options) and _has_ops(input.device):
+        with_gradient = torch.is_grad_enabled() and input.requires_grad
+        return _ops.loss(input, target, options, axes, reduction, with_gradient)
+    return plain_loss(input, _saveable(target), _saveable_options(options), axes, reduction)
+
+
+def _eager_loss(
+    input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, impl: Implementation
+) -> Tensor:
+    kernel, learned, constant = _kernel_for(input.device, impl), None, options
+    if not options.are_default:
+        learned = _learned_threshold(input, options)
+        constant = options if learned is None else options._replace(threshold=0.0)
+    if kernel is None or is_for_formula(target) or (constant is not DEFAULT and any(map(is_for_formula, constant))):
+        return plain_loss(input, _saveable(target), _saveable_options(options), axes, reduction)
+    if torch.is_grad_enabled() and (input.requires_grad or learned is not None):
+        return KernelLoss.apply(kernel, axes, reduction, options, input, target, learned)  # type: ignore[no-any-return, no-untyped-call]
+    return kernel.forward(input, target, options, axes, reduction, with_gradient=False)[0]  # type: ignore[no-any-return]
 
 
 def terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple[Tensor, Tensor]:
@@ -89,7 +93,7 @@ def _learned_threshold(input: Tensor, options: Options) -> Tensor | None:
 
     None beside half precision, whose gradient is rounded before it could be summed.
     """
-    threshold, wide = options.threshold, input.dtype in _cpu.WIDE
+    threshold, wide = options.threshold, input.dtype in WIDE
     is_learned = wide and type(threshold) in _PLAIN and threshold.requires_grad and torch.is_grad_enabled()
     return threshold if is_learned else None
 

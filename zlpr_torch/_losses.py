@@ -15,7 +15,7 @@ from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _dispatch, _sharded
-from ._arguments import check_tensors, read_options, readable_option
+from ._arguments import check_dense_pair, check_tensors, read_options, readable_option
 from ._dispatch import Implementation, read_implementation
 from ._formula import Inputs, PairCall
 from ._ids import ids_of_part, targets_of
@@ -90,11 +90,11 @@ def zlpr_loss(
         >>> loss.item(), input.grad
         (0.9889..., tensor([[-0.1192,  0.1554,  0.4223]]))
     """
-    check_tensors(input=input, target=target)
     reduction, impl = read_reduction(reduction), read_implementation(impl)
     if label_smoothing or ignore_index is not None or mask is not None:
+        check_tensors(input=input, target=target)
         target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
-    check_pair(input, target, xp=xp)
+    check_dense_pair(input, target)
     axes = class_axes(input, dim, xp=xp)
     options = read_options(input, mask, weight, pos_weight, threshold)
     if group is not None:

@@ -17,13 +17,14 @@ Option: TypeAlias = "torch.Tensor | ArrayLike | None"
 """A tensor, or what ``torch.as_tensor`` makes one of: a number, a list, a NumPy array."""
 
 _INTEGERS = {getattr(torch, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)}
-_FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+TARGETS = {torch.bool, *_INTEGERS, *FLOATING}
 _KINDS: dict[Any, set[torch.dtype]] = {
     "bool": {torch.bool},
     "unsigned integer": {dtype for dtype in _INTEGERS if not dtype.is_signed},
     "integral": _INTEGERS,
-    "real floating": _FLOATING,
-    ("bool", "integral", "real floating"): {torch.bool, *_INTEGERS, *_FLOATING},
+    "real floating": FLOATING,
+    ("bool", "integral", "real floating"): TARGETS,
 }
 
 

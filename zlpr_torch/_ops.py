@@ -13,6 +13,7 @@ from torch import Tensor
 from zlpr_core._options import Options
 
 from . import _cpu
+from ._cpu_terms import WIDE
 from ._formula import differentiable_gradients
 from ._layout import Layout, Shape
 from ._reduction import Reduction
@@ -144,7 +145,7 @@ def _backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         target, mask, weight, pos_weight, threshold = others
         options = Options(mask, weight, pos_weight, 0.0 if threshold is None else threshold)
         (gradient,) = differentiable_gradients(upstream, input, target, options, tuple(dim), reduction, [input])
-    elif input.device.type == "cpu" and input.dtype in _cpu.WIDE:
+    elif input.device.type == "cpu" and input.dtype in WIDE:
         # A product that Inductor sees: it writes it over the residuals.
         each = Layout(input.dim(), tuple(dim)).beside_cells(torch.ops.zlpr.tied(upstream, input))
         gradient = residuals * each

@@ -5,7 +5,7 @@ from mutations import Mutant
 FIRST = tuple(f"conformance/test_{name}.py" for name in ("derivatives", "options", "edges"))
 TESTS = ("conformance", "frameworks/torch")
 AUTOGRAD, CPU, DISPATCH, FORMULA = (f"zlpr_torch/_{name}.py" for name in ("autograd", "cpu", "dispatch", "formula"))
-CPU_DIVERGENCES, CPU_PAIRS = (f"zlpr_torch/_cpu_{name}.py" for name in ("divergences", "pairs"))
+CPU_DIVERGENCES, CPU_PAIRS, CPU_TERMS = (f"zlpr_torch/_cpu_{name}.py" for name in ("divergences", "pairs", "terms"))
 LAYOUT, LOSSES, OPS, REDUCTION = (f"zlpr_torch/_{name}.py" for name in ("layout", "losses", "ops", "reduction"))
 FUNCTIONS, KERNELS, WAYS = (
     (f"frameworks/torch/test_{name}.py",) for name in ("torch", "torch_kernels", "torch_dispatch")
@@ -38,7 +38,7 @@ MUTANTS = {
     "kernel under transforms": Mutant(DISPATCH, "if _torch_internals.is_transformed() or (", "if (", (*WAYS, "conformance/test_derivatives.py")),
     "kernel though the options have gradients": Mutant(DISPATCH, "return any(is_for_formula(x) for x in (target, *options))", "return is_for_formula(target)", ("conformance/test_derivatives.py", *WAYS)),
     "kernel though the targets have gradients": Mutant(DISPATCH, "return is_for_formula(target)\n", "return False\n", ("conformance/test_derivatives.py", *WAYS)),
-    "impl ignored": Mutant(DISPATCH, 'if impl == "plain" or _needs_formula', "if _needs_formula", WAYS),
+    "impl ignored": Mutant(DISPATCH, 'if impl != "plain" and _torch_internals.is_eager()', "if _torch_internals.is_eager()", WAYS),
     "ops in exported programs": Mutant(DISPATCH, "or (torch.compiler.is_compiling() and _is_exporting()):", "or False:", WAYS),
     # --- autograd around the kernels
     "second order of a constant": Mutant(AUTOGRAD, "if torch.is_grad_enabled():", "if False:", ("conformance/test_derivatives.py",)),
@@ -67,27 +67,32 @@ MUTANTS = {
     "classes in the order of the tensor": Mutant(LAYOUT, "cells.movedim(self.axes, self.last).reshape(", "cells.reshape(", OPTIONS),
     "gradient on other axes": Mutant(LAYOUT, ".movedim(self.last, self.axes)", "", FUNCTIONS),
     # --- the kernel of the CPU
-    "cpu: bytes of a bool tensor": Mutant(CPU, "return flags.view(torch.uint8).clamp(max=1)", "return flags.view(torch.uint8)", ("frameworks/torch/test_torch_given.py",)),
-    "cpu: a product beyond the range": Mutant(CPU, "= self.joined(torch.log1p(positive_sum), torch.log1p(negative_sum))", "= torch.log1p(torch.addcmul(positive_sum, negative_sum, positive_sum + one))", ("frameworks/torch/test_torch_silence.py",)),
-    "cpu: gradient of the other sign": Mutant(CPU, "in_positive / (positive_sum + one), value=-1)", "in_positive / (positive_sum + one), value=1)", VALUES),
-    "cpu: no one in the positive half": Mutant(CPU, "in_positive / (positive_sum + one)", "in_positive / positive_sum", VALUES),
-    "cpu: no one in the negative half": Mutant(CPU, "in_negative / (negative_sum + one)", "in_negative / negative_sum", VALUES),
+    "cpu: bytes of a bool tensor": Mutant(CPU_TERMS, "return flags.view(torch.uint8).clamp(max=1)", "return flags.view(torch.uint8)", ("frameworks/torch/test_torch_given.py",)),
+    "cpu: a product beyond the range": Mutant(CPU, "losses = joined(torch.log1p(positive_sum), torch.log1p(negative_sum), halves=self.halves)", "losses = torch.log1p(torch.addcmul(positive_sum, negative_sum, positive_sum + one))", ("frameworks/torch/test_torch_silence.py",)),
+    "cpu: a product beyond the range, at once": Mutant(CPU_TERMS, "losses = joined(torch.log1p(positive_sum), torch.log1p(negative_sum), halves=halves)", "losses = torch.log1p(torch.addcmul(positive_sum, negative_sum, positive_sum + one))", ("frameworks/torch/test_torch_silence.py",)),
+    "cpu: gradient of the other sign": Mutant(CPU, "in_positive / positive_sum.add_(one), value=-1)", "in_positive / positive_sum.add_(one), value=1)", (*OPTIONS, *KERNELS)),
+    "cpu: gradient of the other sign, at once": Mutant(CPU_TERMS, "in_positive / positive_sum.add_(one), value=-1)", "in_positive / positive_sum.add_(one), value=1)", VALUES),
+    "cpu: no one in the positive half": Mutant(CPU, "in_positive / positive_sum.add_(one)", "in_positive / positive_sum", (*OPTIONS, *KERNELS)),
+    "cpu: no one in the positive half, at once": Mutant(CPU_TERMS, "in_positive / positive_sum.add_(one)", "in_positive / positive_sum", VALUES),
+    "cpu: no one in the negative half": Mutant(CPU, "in_negative / negative_sum.add_(one)", "in_negative / negative_sum", (*OPTIONS, *KERNELS)),
+    "cpu: no one in the negative half, at once": Mutant(CPU_TERMS, "in_negative / negative_sum.add_(one)", "in_negative / negative_sum", VALUES),
     "cpu: upstream gradient forgotten": Mutant(CPU, "return residuals.mul_(each) if overwrite else residuals * each", "return residuals", KERNELS),
     "cpu: half precision is multiplied": Mutant(CPU, "if residuals is not None and input.dtype in WIDE:", "if residuals is not None:", FUNCTIONS),
     "cpu: mean forgotten in the gradient": Mutant(CPU, 'if reduction != "mean":\n        return 1.0', "if True:\n        return 1.0", KERNELS),
-    "cpu: masked cells in the sums": Mutant(CPU, "negative.mul_(_copy(_bytes(options.where), self.dtype, self.buffer(\"where\", negative)))", "pass", OPTIONS),
-    "cpu: masked targets": Mutant(CPU, "positive.mul_(_copy(_bytes(where), self.dtype, self.buffer(\"where\", where)))", "pass", (*OPTIONS, *EDGES)),
+    "cpu: masked cells in the sums": Mutant(CPU, "negative.mul_(self.buffer(\"where\", negative).copy_(as_bytes(options.where)))", "pass", OPTIONS),
+    "cpu: masked targets": Mutant(CPU, "positive.mul_(self.buffer(\"where\", where).copy_(as_bytes(where)))", "pass", (*OPTIONS, *EDGES)),
     "cpu: threshold the wrong way": Mutant(CPU, "return weight * exp(-threshold), weight * exp(threshold)", "return weight * exp(threshold), weight * exp(-threshold)", OPTIONS),
     "cpu: pos_weight forgotten": Mutant(CPU, "* (1.0 if pos_weight is None else pos_weight)", "", OPTIONS),
     "cpu: large factors": Mutant(CPU, "* farthest <= MOST_FACTOR", "* farthest >= 0", (*OPTIONS, *EDGES, *KERNELS)),
     "cpu: illegal weights": Mutant(CPU, "return least >= 0 and least_positive >= 0 and", "return", EDGES),
-    "cpu: illegal targets": Mutant(CPU, "losses if illegal is None else losses.masked_fill_(illegal, torch.nan)", "losses", EDGES),
-    "cpu: half of an illegal targets": Mutant(CPU, "if least.item() >= 0 and most.item() <= 1:", "if most.item() <= 1:", EDGES),
-    "cpu: sums out of range": Mutant(CPU, "if self.count == 0 or losses.max().item() < limit:", "if True:", VALUES),
-    "cpu: hard terms, sign": Mutant(CPU, "torch.addcmul(logits, logits, positive, value=-2,", "torch.addcmul(logits, logits, positive, value=2,", VALUES),
-    "cpu: soft terms, the other share": Mutant(CPU, "torch.lerp(exponentials, number_tensor(0.0, share.dtype), share,", "torch.lerp(number_tensor(0.0, share.dtype), exponentials, share,", VALUES),
-    "cpu: exponentials without digits": Mutant(CPU, "tiny = torch.finfo(share.dtype).tiny", "tiny = 0.0", (*VALUES, *KERNELS)),
-    "cpu: losses cancel": Mutant(CPU, "self.joined(torch.log1p(positive_sum),", "self.joined(torch.log(1 + positive_sum),", VALUES),
+    "cpu: illegal targets": Mutant(CPU, "losses if illegal is None else losses.masked_fill_(illegal, torch.nan)", "losses", (*EDGES, *KERNELS)),
+    "cpu: illegal targets, at once": Mutant(CPU_TERMS, "losses.masked_fill_(illegal, torch.nan)", "pass", EDGES),
+    "cpu: half of an illegal targets": Mutant(CPU_TERMS, "if least.item() >= 0 and most.item() <= 1:", "if most.item() <= 1:", EDGES),
+    "cpu: sums out of range": Mutant(CPU, "if self.count == 0 or self.losses.max().item() < limit:", "if True:", VALUES),
+    "cpu: hard terms, sign": Mutant(CPU_TERMS, "torch.addcmul(logits, logits, positive, value=-2,", "torch.addcmul(logits, logits, positive, value=2,", VALUES),
+    "cpu: soft terms, the other share": Mutant(CPU_TERMS, "torch.lerp(exponentials, number_tensor(0.0, share.dtype), share,", "torch.lerp(number_tensor(0.0, share.dtype), exponentials, share,", VALUES),
+    "cpu: exponentials without digits": Mutant(CPU_TERMS, "tiny = torch.finfo(share.dtype).tiny", "tiny = 0.0", (*VALUES, *KERNELS)),
+    "cpu: losses cancel": Mutant(CPU_TERMS, "joined(torch.log1p(positive_sum),", "joined(torch.log(1 + positive_sum),", VALUES),
     "cpu: only the first rows are recomputed": Mutant(CPU, "for start in range(0, len(redo), self.step):", "for start in range(0, min(len(redo), 1), self.step):", KERNELS),
     # --- the kernel of two logits: a block
     "pair: agreement, sign": Mutant(CPU_PAIRS, ".add_(apart).neg_() if wanted[1]", ".add_(apart) if wanted[1]", PAIRED),
