@@ -152,7 +152,7 @@ def _has_ops(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "cuda" and _has_triton())
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_torch_internals.constant
 def _has_triton() -> bool:
     """Dynamo calls this and takes the result for a constant, because it cannot trace the import."""
     return bool(_triton().available())

@@ -218,7 +218,7 @@ def _loss(
     return loss
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@_torch_internals.untraced
 def _in_chunks(call: _Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, read: Options) -> Tensor:
     """By the plan. With a hook or a group compiled code comes here too, and breaks its graph: Dynamo traces neither."""
     if call.group is not None or call.hook is not None:

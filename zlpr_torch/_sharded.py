@@ -16,6 +16,7 @@ from zlpr_core._parts import merge
 from zlpr_core._reduce import ShiftedSum
 from zlpr_core._terms import Halves
 
+from . import _torch_internals
 from ._chunks import Chunk, Sums, gradient_of, sums_of_chunk
 from ._layout import Shape, layout_of
 from ._namespace import xp
@@ -98,7 +99,7 @@ class _Call(NamedTuple):
     part: Part | None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@_torch_internals.untraced
 def loss(
     input: Tensor,
     target: Tensor,

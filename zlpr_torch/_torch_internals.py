@@ -5,7 +5,10 @@ under one gives a wrong derivative without a word. If PyTorch drops one of these
 loss is the plain formula, which is right under all of them, only slower.
 """
 
-from typing import Any
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +30,10 @@ _is_batched = _find("_C._functorch.is_batchedtensor")
 _is_batched_by_legacy_vmap = _find("_C._functorch.is_legacy_batchedtensor")
 _FakeTensor = _find("_subclasses.FakeTensor")
 _indices, _values = _find("Tensor._indices"), _find("Tensor._values")
+_disable_dynamo = _find("_disable_dynamo") or torch.compiler.disable
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 KNOWN = hasattr(forward_ad, "_current_level") and None not in (
     _functorch_is_active,
@@ -87,3 +94,25 @@ def sparse_entries(matrix: Tensor) -> tuple[Tensor, Tensor]:
         return _indices(matrix), _values(matrix)
     matrix = matrix.coalesce()
     return matrix.indices(), matrix.values()
+
+
+def untraced(function: Callable[P, R]) -> Callable[P, R]:
+    """As ``torch.compiler.disable``: compiled code breaks its graph here, as Dynamo must not trace the function.
+
+    That decorator imports Dynamo at once, which costs every program 3 s and 150 MB. This one asks only where Dynamo is.
+    """
+    disabled = _disable_dynamo(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        chosen: Any = disabled if torch.compiler.is_compiling() or "torch._dynamo" in sys.modules else function
+        result: R = chosen(*args, **kwargs)
+        return result
+
+    return call
+
+
+def constant(function: Callable[P, R]) -> Callable[P, R]:
+    """As ``torch.compiler.assume_constant_result``, which would import Dynamo too."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
