@@ -13,7 +13,7 @@ from torch import Tensor
 from zlpr_core._indices import Ids, part_of_ids
 from zlpr_core._losses import slopes
 from zlpr_core._options import Options
-from zlpr_core._parts import merge_chunks
+from zlpr_core._parts import merge
 from zlpr_core._reduce import ShiftedSum, log_sum, sum_exp
 from zlpr_core._targets import prepare_targets
 from zlpr_core._terms import Halves, halves_of, is_movable
@@ -128,14 +128,20 @@ class Sums(NamedTuple):
 
 
 def sums_of(layer: Layer, size: int) -> Sums:
-    """The first sweep."""
-    found, labelled = [], None
-    for chunk in chunks(layer, size):
-        found.append(sums_of_chunk(chunk))
+    """The first sweep.
+
+    One array has the sums of all chunks: arrays of their own would split the memory that malloc reuses for the next.
+    """
+    rows, chunks_of_row = len(layer.input), -(-layer.classes // size)
+    dtype, labelled = torch.float64 if layer.input.is_cpu else layer.input.dtype, None
+    found = layer.input.new_empty((4, rows, chunks_of_row), dtype=dtype)
+    for number, chunk in enumerate(chunks(layer, size)):
+        found[..., number] = torch.cat([part for half in sums_of_chunk(chunk) for part in half], 1).t()
         if chunk.options.where is not None:
             kept = chunk.options.where.expand(chunk.logits.shape).any(1)
             labelled = kept if labelled is None else labelled | kept
-    return Sums(merge_chunks(found, xp=xp), labelled)
+    halves = ShiftedSum(found[0], found[1]), ShiftedSum(found[2], found[3])
+    return Sums(Halves(*(merge(half, axis=(1,), xp=xp) for half in halves)), labelled)
 
 
 def sums_of_chunk(chunk: Chunk) -> Halves:
