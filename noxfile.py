@@ -207,6 +207,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def extreme(session: nox.Session) -> None:
+    """Train a model of 670 000 labels: ``-- --quick`` for a look, ``-- --data FILE`` for one of the XMC repository."""
+    install(session, ".[torch]", "bench")
+    session.run("python", "examples/extreme.py", *session.posargs)
+
+
+@nox.session(default=False)
 def study(session: nox.Session) -> None:
     """Compare losses, tuned alike: ``-- --quick`` for a look, ``-- --data DIR`` for a folder of .npz files."""
     install(session, ".", *BACKENDS["jax"]["install"], "demo")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import report
+from arguments import positive
 from data import DataError, Dataset, Split, load_npz, load_yeast, split
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -48,14 +49,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if arguments.output.is_dir() or not arguments.output.parent.is_dir():
         parser.error(f"argument --output: must be a file in an existing folder, but is {arguments.output}")
     return arguments
-
-
-def positive(text: str) -> int:
-    """A number of seeds or epochs."""
-    if not text.isdecimal() or int(text) < 1:
-        msg = f"must be a whole number from 1, but is {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
 
 
 def training(framework: str) -> Callable[..., None]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import text_data
+from arguments import positive
 from data import DataError
 
 try:
     import report
-    from demo import positive
     from rich import box
     from rich.console import Console
     from rich.markup import escape
