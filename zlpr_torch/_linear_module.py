@@ -123,13 +123,14 @@ class LinearZLPRLoss(nn.Linear):
         if not 1 <= k <= self.out_features:
             msg = f"`k` must be in [1, {self.out_features}], the number of classes. Received: {k}."
             raise ValueError(msg)
-        parts = []
+        best = None
         for first, logits in self._parts(input):
             found = logits.topk(min(k, logits.shape[-1]))
-            parts.append((found.values, found.indices + first))
-        values, classes = (torch.cat(side, -1) for side in zip(*parts, strict=True))
-        best = values.topk(k)
-        return torch.return_types.topk((best.values, classes.gather(-1, best.indices)))
+            sides = found.values, found.indices + first
+            # Merged at once: what is kept of each part would split the memory that malloc reuses for the next.
+            best = sides if best is None else _largest(k, best, sides)
+        assert best is not None  # there is a class, as k is at most their number
+        return torch.return_types.topk(best)
 
     def _parts(self, input: Tensor) -> Iterator[tuple[int, Tensor]]:
         """The logits of some classes after others, and the first class of each part."""
@@ -145,3 +146,10 @@ class LinearZLPRLoss(nn.Linear):
         """As ``nn.Linear``, and what is not the default."""
         sizes = f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
         return f"{sizes}{', sparse=True' if self.sparse else ''}, reduction={self.reduction!r}"
+
+
+def _largest(k: int, *parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Of values and their classes."""
+    values, classes = (torch.cat(side, -1) for side in zip(*parts, strict=True))
+    best = values.topk(min(k, values.shape[-1]))
+    return best.values, classes.gather(-1, best.indices)
