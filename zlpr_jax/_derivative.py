@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from zlpr_core._checks import class_axes
@@ -25,8 +26,8 @@ from zlpr_core._unshifted import gradient, gradient_factors, unshifted_sums, uns
 from ._namespace import xp
 from ._parts import over_devices, psum
 
-PARTS = 32
-"""Parts of the batch for which exact sums are taken one after another."""
+PARTS_ON_CPU, PARTS_ELSEWHERE = 32, 8
+"""Parts of the batch for which exact sums are taken one after another. On a GPU each costs about ten launches."""
 
 Arrays = dict[str, Any]
 """The targets, and the options that are arrays, by name."""
@@ -42,6 +43,7 @@ class Fixed(NamedTuple):
     axes: tuple[int, ...]
     options: tuple[tuple[str, Any], ...]
     axis_name: Any = None  # of shard_map, over which the classes are spread
+    on_cpu: bool = True  # what XLA makes of the same formula differs there; the numbers are right either way
 
 
 class Rule(NamedTuple):
@@ -68,7 +70,7 @@ def terms(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -
 def _traced(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -> tuple[Fixed, jax.Array, Arrays]:
     static = {name: option for name, option in options.by_name().items() if option is None or is_number(option)}
     arrays = {name: jnp.asarray(option) for name, option in options.by_name().items() if name not in static}
-    fixed = Fixed(class_axes(logits, axis, xp=xp), tuple(static.items()))
+    fixed = Fixed(class_axes(logits, axis, xp=xp), tuple(static.items()), on_cpu=jax.default_backend() == "cpu")
     return fixed, logits, {"targets": targets, **arrays}
 
 
@@ -172,7 +174,7 @@ def _is_unshifted(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> bool:
 def _sums(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Halves:
     """The ShiftedSum of each half."""
     if _is_unshifted(fixed, logits, arrays):
-        either: Halves = _unshifted_or_exact_sums(fixed, logits, arrays)
+        either: Halves = _unshifted_or_exact_sums(fixed, logits, arrays["targets"])
         return either
     return _exact_sums(fixed, logits, arrays)
 
@@ -196,45 +198,61 @@ def _halves(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Halves:
     return halves_of(logits, given.pop("targets"), Options(**given), xp=xp)
 
 
-@partial(jax.jit, static_argnums=0)  # else a loop would be compiled in every eager call
-def _unshifted_or_exact_sums(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Halves:
+@partial(jax.jit, static_argnums=0)  # else the condition would be compiled in every eager call
+def _unshifted_or_exact_sums(fixed: Fixed, logits: jax.Array, targets: jax.Array) -> Halves:
     """Sums without a shift, and if these are not exact for every row, the exact ones instead.
 
-    The branch is a loop over parts of the batch, of none if the sums are exact. A ``lax.cond`` would become a select
-    under ``vmap`` and always take both ways, and XLA would set aside four arrays of the logits' size for the exact way
-    of soft targets, used or not (jaxlib 0.10 on a CPU).
+    Under ``vmap`` the mapped axis becomes one more axis of the batch, which has one condition. A ``lax.cond`` that is
+    mapped itself is a select, which takes both ways in every call.
     """
-    targets = arrays["targets"]
-    sums, exact = unshifted_sums(unshifted_terms(logits, targets, xp=xp), axis=fixed.axes, xp=xp)
+    either = custom_vmap(partial(_either_sums, fixed))
+
+    def mapped(size: int, is_mapped: list[bool], *arrays: jax.Array) -> tuple[Halves, Halves]:
+        pairs = zip(arrays, is_mapped, strict=True)
+        whole = (array if has_axis else jnp.broadcast_to(array, (size, *array.shape)) for array, has_axis in pairs)
+        deeper = fixed._replace(axes=tuple(axis + 1 for axis in fixed.axes))
+        sums: Halves = _unshifted_or_exact_sums(deeper, *whole)
+        return sums, jax.tree.map(lambda _: True, sums)
+
+    either.def_vmap(mapped)
+    sums: Halves = either(logits, targets)
+    return sums
+
+
+def _either_sums(fixed: Fixed, logits: jax.Array, targets: jax.Array) -> Halves:
+    terms = unshifted_terms(logits, targets, share=not fixed.on_cpu, xp=xp)
+    sums, exact = unshifted_sums(terms, axis=fixed.axes, xp=xp)
     if not jnp.isdtype(targets.dtype, "bool"):  # by the extremes, as a look at each target would cost an array
         exact = exact & (targets.min(fixed.axes, keepdims=True) >= 0) & (targets.max(fixed.axes, keepdims=True) <= 1)
-    return _replaced(jnp.all(exact), sums, fixed, logits, targets)
+    either: Halves = lax.cond(jnp.all(exact), lambda kept, *_: kept, partial(_replaced, fixed), sums, logits, targets)
+    return either
 
 
-def _replaced(keep: jax.Array, sums: Halves, fixed: Fixed, logits: jax.Array, targets: jax.Array) -> Halves:
-    """``sums`` if ``keep``, else the exact ones, for one part after another of the longest axis of the batch.
+def _replaced(fixed: Fixed, sums: Halves, logits: jax.Array, targets: jax.Array) -> Halves:
+    """The exact sums in place of these, for one part after another of the longest axis of the batch.
 
-    Without such an axis, or with a symbolic one of ``jax.export``, there is one part.
+    For the whole batch at once XLA would set aside up to four arrays of the logits' size, whether this way is taken or
+    not (jaxlib 0.10: on a CPU with soft targets, on a GPU in half precision with a thousand classes). Without such an
+    axis, or with a symbolic one of ``jax.export``, there is one part.
     """
     batch = [a for a in range(logits.ndim) if a not in fixed.axes and isinstance(logits.shape[a], int)]
     axis = max(batch, key=lambda a: logits.shape[a], default=None)
-    count = 1 if axis is None else logits.shape[axis]
-    step = -(-count // PARTS)
+    if axis is None:
+        return _exact_sums(fixed, logits, {"targets": targets})
+    count = logits.shape[axis]
+    step = -(-count // (PARTS_ON_CPU if fixed.on_cpu else PARTS_ELSEWHERE))
 
     def one_part(part: jax.Array, done: Halves) -> Halves:
-        # Else XLA would compute what does not depend on `part` ahead of the loop, in every call: under `vmap` a call
-        # takes 14 times as long (jaxlib 0.10 on a CPU).
-        *inputs, part = lax.optimization_barrier((logits, targets, part))  # type: ignore[no-untyped-call]
         first = jnp.minimum(part * step, count - step)  # the last part overlaps the one before
-        inputs = [x if axis is None else lax.dynamic_slice_in_dim(x, first, step, axis) for x in inputs]
+        inputs = [lax.dynamic_slice_in_dim(x, first, step, axis) for x in (logits, targets)]
         exact = _exact_sums(fixed, inputs[0], {"targets": inputs[1]})
         updated: Halves = jax.tree.map(partial(_updated, axis=axis, first=first), done, exact)
         return updated
 
     parts = -(-count // step) if count else 0
-    looped: Halves = lax.fori_loop(0, jnp.where(keep, 0, parts), one_part, sums)
+    looped: Halves = lax.fori_loop(0, parts, one_part, sums)
     return looped
 
 
-def _updated(whole: jax.Array, part: jax.Array, *, axis: int | None, first: jax.Array) -> jax.Array:
-    return part if axis is None else lax.dynamic_update_slice_in_dim(whole, part, first, axis)
+def _updated(whole: jax.Array, part: jax.Array, *, axis: int, first: jax.Array) -> jax.Array:
+    return lax.dynamic_update_slice_in_dim(whole, part, first, axis)

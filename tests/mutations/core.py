@@ -120,6 +120,7 @@ MUTANTS = ROUNDING | {
     "masked labels weigh in the regret": Mutant(REGRET, "share = keep(1 / (1 + tail * tail), pair.where, xp=xp)", "share = 1 / (1 + tail * tail)"),
     # --- sums without a shift
     "sums out of range pass": Mutant(UNSHIFTED, "(positive < most) & (negative < most)", "(positive == positive) & (negative == negative)"),
+    "unshifted terms that share an exponential, swapped": Mutant(UNSHIFTED, "Halves(xp.where(hard, exp, 0.0), xp.where(hard, 0.0, exp))", "Halves(xp.where(hard, 0.0, exp), xp.where(hard, exp, 0.0))"),
     "unshifted gradient the wrong way": Mutant(UNSHIFTED, "-1 / (1 + sums.positive.rest)", "1 / (1 + sums.positive.rest)"),
     "unshifted gradient of infinite logits": Mutant(UNSHIFTED, "xp.where(abs(z) > largest(z.dtype, xp=xp), 0.0, slopes)", "slopes"),
     "unshifted gradient without a cap": Mutant(UNSHIFTED, "xp.exp(xp.where(gap > cap, cap, gap))", "xp.exp(gap)"),

@@ -80,7 +80,9 @@ MUTANTS = ROUNDING | CLOSED | {
     # --- sums without a shift
     "unshifted with options": Mutant(DERIVATIVE, "plain = len(arrays) == 1 and Options(**dict(fixed.options)).are_default", "plain = True", OPTIONS),
     "unshifted with options that are numbers": Mutant(DERIVATIVE, "len(arrays) == 1 and Options(**dict(fixed.options)).are_default", "len(arrays) == 1", OPTIONS),
-    "inexact sums are kept": Mutant(DERIVATIVE, "_replaced(jnp.all(exact), sums,", "_replaced(jnp.any(exact), sums,", VALUES),
+    "inexact sums are kept": Mutant(DERIVATIVE, "lax.cond(jnp.all(exact),", "lax.cond(jnp.any(exact),", VALUES),
+    "a mapped axis is a class": Mutant(DERIVATIVE, "axes=tuple(axis + 1 for axis in fixed.axes)", "axes=fixed.axes", JAX),
+    "a mapped condition": Mutant(DERIVATIVE, "    either.def_vmap(mapped)\n    sums: Halves = either(", "    sums: Halves = partial(_either_sums, fixed)(", JAX),
     "illegal targets without a shift": Mutant(DERIVATIVE, "(targets.max(fixed.axes, keepdims=True) <= 1)", "(targets.max(fixed.axes, keepdims=True) <= 99)", EDGES),
     "the last part is left out": Mutant(DERIVATIVE, "parts = -(-count // step) if count else 0", "parts = -(-count // step) - 1 if count else 0", VALUES),
     "parts of another place": Mutant(DERIVATIVE, "first = jnp.minimum(part * step, count - step)", "first = jnp.minimum(part, count - step)", VALUES),

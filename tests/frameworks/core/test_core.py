@@ -241,11 +241,12 @@ UNSHIFTED = {  # logits, targets, whether sums without a shift are exact
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize(("logits", "targets", "exact"), UNSHIFTED.values(), ids=UNSHIFTED)
-def test_unshifted_sums_know_where_they_are_exact(logits, targets, exact):
+def test_unshifted_sums_know_where_they_are_exact(logits, targets, exact, share):
     logits, targets = np.asarray([logits]), np.asarray([targets])
     xp = infer(None, logits=logits)
-    sums, is_exact = unshifted_sums(unshifted_terms(logits, targets, xp=xp), axis=(1,), xp=xp)
+    sums, is_exact = unshifted_sums(unshifted_terms(logits, targets, share=share, xp=xp), axis=(1,), xp=xp)
     assert is_exact.item() is exact
     if exact:
         loss = log_sum(sums.positive, axis=(1,), xp=xp) + log_sum(sums.negative, axis=(1,), xp=xp)

@@ -115,6 +115,15 @@ def test_a_gather_would_be_seen():
 
 
 @every_label
+def test_several_gpus_wait_for_no_condition(labels, monkeypatch):
+    """They would have to agree on it."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "cond[" not in str(jax.make_jaxpr(zlpr_loss)(LOGITS, labels))
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert "cond[" in str(jax.make_jaxpr(lambda *arrays: zlpr_loss(*arrays))(LOGITS, labels))
+
+
+@every_label
 def test_inside_shard_map(labels):
     rows = mesh(AxisType.Auto, data=8)
 
