@@ -12,7 +12,8 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 CONSTRAINTS = str(Path("constraints.txt").absolute())
 
 BACKENDS = PROJECT["tool"]["zlpr"]["backends"]  # each key is explained there
-SUITES = [name for name, entry in BACKENDS.items() if "only" not in entry]
+SUITES = [name for name, entry in BACKENDS.items() if not {"only", "device"} & set(entry)]
+ON_DEVICES = [name for name, entry in BACKENDS.items() if "device" in entry]
 INTEGRATIONS = [name for name, entry in BACKENDS.items() if "integrations" in entry]
 BENCH = [name for name, entry in BACKENDS.items() if entry.get("bench")]
 RELEASED = ["core", *EXTRAS]
@@ -101,6 +102,20 @@ def tests(session: nox.Session, backend: str) -> None:
     """Conformance suite: one framework to an environment and a process."""
     install(session, ".", *BACKENDS[backend]["install"], "test")
     run_suite(session, backend)
+
+
+def tests_on_device(backend: str) -> None:
+    """The session ``tests(<backend>)``, which ``nox -s tests`` leaves out: asked for without its device it fails."""
+
+    @nox.session(name=f"tests({backend})", default=False)
+    def on_device(session: nox.Session) -> None:
+        """Conformance suite on an accelerator, which must be there."""
+        install(session, ".", *BACKENDS[backend]["install"], "test")
+        run_suite(session, backend)
+
+
+for name in ON_DEVICES:
+    tests_on_device(name)
 
 
 @nox.session

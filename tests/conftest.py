@@ -8,6 +8,7 @@ from collections import defaultdict
 import harness
 import numpy as np
 import pytest
+from harness.base import Unavailable
 from registry import BACKENDS, folders_of
 
 _worst = defaultdict(float)
@@ -36,7 +37,10 @@ def pytest_configure(config):
         "markers", "spare: not where compiling takes long and another backend or dtype shows the same"
     )
     for name in _names(config):
-        _backend(name)  # fails here, loudly, if the framework is not there
+        try:
+            _backend(name)  # fails here, loudly, if the framework is not there
+        except Unavailable as error:
+            raise pytest.UsageError(str(error)) from error
 
 
 def pytest_ignore_collect(collection_path, config):

@@ -70,6 +70,9 @@ def test_d2_ids_are_a_set_and_every_class_counts(backend, mode):
 
 def test_d2_one_past_the_end_is_no_class(backend):
     tensors = backend.tensors("float32", logits=np.asarray([[2.0, -1.0, -3.0]]), indices=np.asarray([[0, 3]]))
+    if backend.hides_ids:
+        assert np.isnan(backend.numpy(backend.call("sparse_zlpr", tuple(tensors.values()), {}))).all()
+        return
     with pytest.raises(IndexError, match=r"Received: 3 at \[0, 1\]"):
         backend.call("sparse_zlpr", tuple(tensors.values()), {})
 

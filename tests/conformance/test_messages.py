@@ -106,6 +106,7 @@ def test_a_sparse_matrix_goes_to_the_loss_that_takes_it(backend, name, form):
 MULTI_HOT = [[1, 0, 1], [0, 1, 0]]
 
 
+@pytest.mark.needs("reads_ids")
 @pytest.mark.parametrize("lists", [False, True], ids=["array", "lists"])
 def test_ids_that_are_multi_hot_go_to_the_dense_loss(backend, lists):
     """They are ids of the first two classes otherwise: a plausible wrong number."""

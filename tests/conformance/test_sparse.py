@@ -133,7 +133,8 @@ def test_shapes(backend, mode):
     none = sparse(backend, LOGITS, np.zeros((6, 0), int), mode=mode)
     np.testing.assert_array_equal(none, sparse(backend, LOGITS, np.full((6, 1), -1), mode=mode))
     got = sparse(backend, LOGITS.reshape(2, 3, 12), IDS.reshape(2, 3, 3), mode=mode)
-    np.testing.assert_array_equal(got.reshape(6), sparse(backend, LOGITS, IDS, mode=mode))
+    # not to the last bit: XLA on a GPU adds up another shape in another order
+    np.testing.assert_allclose(got.reshape(6), sparse(backend, LOGITS, IDS, mode=mode), rtol=1e-14)
 
 
 @pytest.mark.spare
@@ -167,11 +168,14 @@ def test_small_and_unsigned_integers(backend, kind):
     ("kind", "bad"), [("uint32", 2**32 - 1), ("uint32", 3 * 10**9), ("uint64", 2**63 - 1), ("int64", 2**32 + 1)]
 )
 def test_ids_too_large_for_other_integers_are_named(backend, kind, bad):
-    """Cast to a smaller integer or a signed one, they would be -1 or another class."""
-    ids = np.asarray([[0, bad]], np.uint64).astype(kind)
-    logits = backend.native(LOGITS[:1], "float32")
+    """Cast to a smaller integer or a signed one, they would be -1 or another class. NaN where they are not read."""
+    logits, ids = backend.native(LOGITS[:1], "float32"), np.asarray([[0, bad]], np.uint64).astype(kind)
+    arrays = logits, backend.native(ids, kind)
+    if backend.hides_ids:
+        assert np.isnan(backend.numpy(backend.call("sparse_zlpr", arrays, {}))).all()
+        return
     with pytest.raises(IndexError, match=rf"Received: {bad}\b"):
-        backend.call("sparse_zlpr", (logits, backend.native(ids, kind)), {})
+        backend.call("sparse_zlpr", arrays, {})
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32"])
@@ -187,6 +191,7 @@ def test_label_smoothing(backend):
     np.testing.assert_allclose(got, backend.loss(LOGITS, 0.9 * rows_of(IDS, 12) + 0.05), rtol=1e-13)
 
 
+@pytest.mark.needs("reads_ids")
 @pytest.mark.parametrize("bad", [12, -2, 2**31 - 1])
 def test_an_illegal_id_is_named(backend, bad):
     ids = IDS.copy()
@@ -198,12 +203,13 @@ def test_an_illegal_id_is_named(backend, bad):
         backend.call("sparse_zlpr", (tensors["logits"], tensors["indices"]), {})
 
 
-@pytest.mark.needs("traces")
+@pytest.mark.needs("may_not_read")
 @pytest.mark.parametrize("bad", [12, -2, 2**31 - 1])
-def test_an_illegal_id_is_nan_for_its_example_while_tracing(backend, bad):
+def test_an_illegal_id_is_nan_for_its_example_where_it_is_not_read(backend, bad):
+    """While tracing, and on an accelerator."""
     ids = IDS.copy()
     ids[1, 2] = bad
-    for mode in backend.tracing_modes:
+    for mode in backend.modes if backend.hides_ids else backend.tracing_modes:
         got = sparse(backend, LOGITS, ids, "float32", mode=mode)
         np.testing.assert_array_equal(np.isnan(got), [False, True, False, False, False, False])
         legal = np.delete(np.arange(6), 1)
@@ -284,11 +290,20 @@ def test_spans_of_python_numbers(backend):
         to_span(128 * 128, 128)
 
 
+@pytest.mark.needs("reads_ids")
 def test_a_span_beyond_the_length_is_not_another_span(backend):
     with pytest.raises(IndexError, match=r"`start` and `end` must be below `length` \(8\). Received: 8 at \[1\]\."):
         span(backend, "span_to_index", [0, 3], [1, 8], length=8)
     with pytest.raises(IndexError, match=r"`index` must be below `length` squared \(64\). Received: 64 at \[0\]\."):
         span(backend, "index_to_span", [64], length=8)
+
+
+@pytest.mark.needs("hides_ids")
+def test_a_span_beyond_the_length_is_an_illegal_id_where_it_is_not_read(backend):
+    np.testing.assert_array_equal(span(backend, "span_to_index", [0, 3], [1, 8], length=8), [1, 64])
+
+
+def test_spans_want_integers(backend):
     with pytest.raises(TypeError, match=r"`end` must be integer class ids. Received dtype: .*float32"):
         backend.helper("span_to_index")(backend.native([0], "int64"), backend.native([0.0], "float32"), 8)
 

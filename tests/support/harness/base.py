@@ -21,6 +21,10 @@ ADAPTED = {"zlpr": "zlpr_loss", "sparse_zlpr": "sparse_zlpr_loss", "rdrop_zlpr":
 """What the adapters call them."""
 
 
+class Unavailable(RuntimeError):
+    """The framework is there, and what the backend runs on is not."""
+
+
 class Backend(ABC):
     name: str
     package: ModuleType
@@ -40,6 +44,9 @@ class Backend(ABC):
     converts = True
     """Takes options as lists, and as arrays and numbers of NumPy."""
 
+    reads_ids = True
+    """Looks at class ids outside tracing, and names an illegal one. Who waits for an accelerator would read them there."""
+
     tracing_modes = ()
     """The modes in which values cannot be looked at."""
 
@@ -50,8 +57,16 @@ class Backend(ABC):
         self._programs = {}
 
     @property
+    def hides_ids(self):
+        return not self.reads_ids
+
+    @property
     def traces(self):
         return bool(self.tracing_modes)
+
+    @property
+    def may_not_read(self):
+        return self.traces or self.hides_ids
 
     # --- the framework in its own words -----------------------------------------------------------------------------
     @abstractmethod

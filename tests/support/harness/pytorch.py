@@ -1,4 +1,4 @@
-"""PyTorch twice: "torch" as users call it, and "torch-plain", the formula that `torch.func` and exports take."""
+"""PyTorch as users call it, on a CPU and on a GPU, and "torch-plain", the formula that `torch.func` and exports take."""
 
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zlpr_torch
-from harness.base import Backend, as_numpy, widened
+from harness.base import Backend, Unavailable, as_numpy, widened
 
 
 class Watch(TorchDispatchMode):
@@ -33,6 +33,7 @@ class Torch(Backend):
     name = "torch"
     package = zlpr_torch
     impl = "auto"
+    device = "cpu"
     watched = False
     """Whether alarms look at every operation: they would see the kernels as one, and these have a test of their own."""
     dialect = {
@@ -46,12 +47,12 @@ class Torch(Backend):
 
     def native(self, values, dtype):
         if dtype == "bfloat16":
-            return torch.from_numpy(np.asarray(values, np.float64)).to(torch.bfloat16)
-        return torch.from_numpy(np.ascontiguousarray(as_numpy(values, dtype)))
+            return torch.from_numpy(np.asarray(values, np.float64)).to(self.device, torch.bfloat16)
+        return torch.from_numpy(np.ascontiguousarray(as_numpy(values, dtype))).to(self.device)
 
     def numpy(self, tensor):
         tensor = tensor.detach()
-        return widened((tensor.double() if tensor.is_floating_point() else tensor).numpy())
+        return widened((tensor.double() if tensor.is_floating_point() else tensor).cpu().numpy())
 
     def dtype_name(self, tensor):
         return str(tensor.dtype).removeprefix("torch.")
@@ -104,5 +105,14 @@ class PlainTorch(Torch):
         return True
 
 
+class CudaTorch(Torch):
+    name = "torch-cuda"
+    device = "cuda"
+    reads_ids = False
+
+
 def make(name):
-    return {"torch": Torch, "torch-plain": PlainTorch}[name]()
+    if name == "torch-cuda" and not torch.cuda.is_available():
+        msg = f"The backend 'torch-cuda' needs a GPU, and PyTorch {torch.__version__} finds none here."
+        raise Unavailable(msg)
+    return {"torch": Torch, "torch-plain": PlainTorch, "torch-cuda": CudaTorch}[name]()

@@ -1,0 +1,42 @@
+"""The backend "torch-cuda": without a GPU it fails in one sentence, and its tests are right about what a GPU owes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from registry import ROOT
+
+FILES = ["sparse", "defects", "helpers", "messages", "peers"]
+
+
+def suite(*arguments, **variables):
+    """The conformance suite on "torch-cuda" in a process of its own."""
+    command = [sys.executable, "-m", "pytest", "--backend=torch-cuda", "-q", "-p", "no:cacheprovider", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]), **variables}
+    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_XDIST")}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_without_a_gpu_it_fails():
+    done = suite("tests/conformance/test_values.py", CUDA_VISIBLE_DEVICES="")
+    assert done.returncode not in (0, 5)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if line]
+    assert len(said) == 1
+    assert said[0].startswith("ERROR: The backend 'torch-cuda' needs a GPU, and PyTorch")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_a_gpu_owes(file):
+    """On a CPU that passes for one: tests/support/stand_in.py."""
+    done = suite("-p", "stand_in", f"tests/conformance/test_{file}.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "skipped" not in done.stdout
+
+
+def test_the_stand_in_does_not_read_ids():
+    """Else the test above could not fail: where ids are read, an illegal one is an error and not NaN."""
+    done = suite("-p", "stand_in", "--backend=torch,torch-cuda", "tests/conformance/test_sparse.py", "-k", "named")
+    assert done.returncode == 1
+    assert "Failed: DID NOT RAISE" in done.stdout
+    assert "[torch-cuda-" not in "".join(line for line in done.stdout.splitlines() if line.startswith("FAILED"))
