@@ -8,7 +8,7 @@ from collections import defaultdict
 import harness
 import numpy as np
 import pytest
-from harness.base import Unavailable
+from harness.base import UnavailableError
 from registry import BACKENDS, folders_of
 
 _worst = defaultdict(float)
@@ -39,7 +39,7 @@ def pytest_configure(config):
     for name in _names(config):
         try:
             _backend(name)  # fails here, loudly, if the framework is not there
-        except Unavailable as error:
+        except UnavailableError as error:
             raise pytest.UsageError(str(error)) from error
 
 

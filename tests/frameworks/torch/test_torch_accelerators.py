@@ -13,7 +13,11 @@ FILES = ["sparse", "defects", "helpers", "messages", "peers"]
 def suite(*arguments, **variables):
     """The conformance suite on "torch-cuda" in a process of its own."""
     command = [sys.executable, "-m", "pytest", "--backend=torch-cuda", "-q", "-p", "no:cacheprovider", *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]), **variables}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+        **variables,
+    }
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_XDIST")}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 

@@ -21,7 +21,7 @@ ADAPTED = {"zlpr": "zlpr_loss", "sparse_zlpr": "sparse_zlpr_loss", "rdrop_zlpr":
 """What the adapters call them."""
 
 
-class Unavailable(RuntimeError):
+class UnavailableError(RuntimeError):
     """The framework is there, and what the backend runs on is not."""
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import zlpr_jax
-from harness.base import Backend, Unavailable, as_numpy, widened
+from harness.base import Backend, UnavailableError, as_numpy, widened
 
 jax.config.update("jax_enable_x64", True)
 # pytest's workers inherit the environment, so that each program is compiled by one of them only
@@ -88,5 +88,5 @@ class JaxOnGpu(Jax):
 def make(name):
     if name == "jax-cuda" and jax.default_backend() != "gpu":
         msg = f"The backend 'jax-cuda' needs a GPU, and JAX {jax.__version__} runs on {jax.default_backend()!r} here."
-        raise Unavailable(msg)
+        raise UnavailableError(msg)
     return {"jax": Jax, "jax-cuda": JaxOnGpu}[name]()

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import zlpr_torch
-from harness.base import Backend, Unavailable, as_numpy, widened
+from harness.base import Backend, UnavailableError, as_numpy, widened
 
 
 class Watch(TorchDispatchMode):
@@ -114,5 +114,5 @@ class CudaTorch(Torch):
 def make(name):
     if name == "torch-cuda" and not torch.cuda.is_available():
         msg = f"The backend 'torch-cuda' needs a GPU, and PyTorch {torch.__version__} finds none here."
-        raise Unavailable(msg)
+        raise UnavailableError(msg)
     return {"torch": Torch, "torch-plain": PlainTorch, "torch-cuda": CudaTorch}[name]()
