@@ -32,6 +32,16 @@ class Case:
         return int(self.targets.removesuffix(" %")) / 100
 
     @property
+    def logit_bytes(self) -> int:
+        """Of one logit."""
+        return {"bfloat16": 2, "float32": 4}[self.dtype]
+
+    @property
+    def target_bytes(self) -> int:
+        """Of one target: hard ones are bool, soft ones have the dtype of the logits."""
+        return self.logit_bytes if self.soft else 1
+
+    @property
     def size(self) -> int:
         """Number of logits."""
         return prod(self.shape)
@@ -59,7 +69,11 @@ CPU = (
 FAMILY = tuple(Case(shape) for shape in ((64, 20), (256, 1000), WIDE))
 FEATURES = 256  # of the layer in the cases below, whose shapes are those of its logits
 LINEAR = tuple(Case(shape, targets="three") for shape in ((2048, 10_000), (256, 131_072), (64, 670_000)))
-GPU = tuple(Case(shape, dtype="bfloat16", device="cuda") for shape in ((4096, 32_768), (8192, 131_072)))
+ON_GPU = ((64, 20), (256, 1000), WIDE, (64, 100_000), (16, 1_000_000), (4096, 32_768), (8192, 131_072))
+GPU = tuple(
+    Case(shape, targets=targets, dtype=dtype, device="cuda")
+    for targets, dtype, shape in product(("3 %", SOFT), ("bfloat16", "float32"), ON_GPU)
+)
 
 
 def draw(case: Case) -> tuple[np.ndarray, np.ndarray]:

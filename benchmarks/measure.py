@@ -49,6 +49,7 @@ class Field:
     candidates: list[Candidate]
     copy: Call
     clock: Callable[[Call], float] = wall
+    copied: int = 0  # bytes that the copy reads and writes, where a share of its bandwidth is wanted
 
 
 def race(
@@ -67,6 +68,16 @@ def race(
             times[key].append(clock(calls[key]))
     gc.enable()
     return {key: np.array(values) for key, values in times.items()}
+
+
+def seconds_told(stopwatch: Callable[[], float]) -> float:
+    """The clock of a field whose calls are stopwatches: they say themselves how long what they time took."""
+    return stopwatch()
+
+
+def enough(size: int) -> int:
+    """How many steps of so many logits are timed together: many of a small batch, whose launches nobody waits for."""
+    return max(3, min(400, 2**31 // (64 * size)))
 
 
 def copying(array: np.ndarray, threads: int) -> Call:

@@ -1,7 +1,7 @@
 """What came out: a table of ratios, and the CSV files that the documentation takes its figure and tables from."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,23 @@ Row = dict[str, Any]
 SETTING = ("shape", "targets", "dtype")
 MEMORY = ("saved_bytes", "peak_bytes")
 WIDEST = 12  # candidates side by side
-LONGEST = ("forward+backward", "training step")
+LONGEST = ("forward+backward", "training step", "device")
+STEP = ("step",)  # on a GPU: wall time, beside that of the device
+SHARES = {"share_of_one_pass": (2, 1), "share_of_two_passes": (3, 2)}
+"""Least traffic of a step: how often it touches each logit, its gradient included, and each target."""
+
 # short tables, for documentation: what a cell is
-SHORT = {
+SHORT: dict[str, Callable[[Row], str]] = {
     "ratio": lambda row: f"{row['ratio']:.2f}",
     "copies": lambda row: f"{row['copies']:.1f}",
     "bytes": lambda row: " / ".join(f"{row[key] / row['logits']:.1f}" for key in MEMORY if row[key] is not None),
+}
+
+
+# and on a GPU: wall time, and per cent of the bandwidth of a copy, were a target read once and twice
+SHORT_ON_GPU: dict[str, Callable[[Row], str]] = {
+    "step": SHORT["ratio"],
+    "share": lambda row: " / ".join(f"{100 * row[share]:.0f}" for share in SHARES),
 }
 
 
@@ -38,8 +49,17 @@ def rows(case: Case, field: Field, times: Mapping[Any, np.ndarray], threads: int
             setting = {**case.describe(), "logits": case.size, "candidate": candidate.name, "peer": candidate.peer}
             row = setting | {"pass": name} | timing(candidate, name, times)
             row["ns_per_logit_per_core"] = row["median_us"] * 1000 * threads / case.size
+            if field.copied:
+                row |= shares(case, row, field.copied)
             found.append(row | {f"{key}_bytes": value for key, value in memory.items()})
     return found
+
+
+def shares(case: Case, row: Row, copied: int) -> Row:
+    """What the least traffic of a step takes at the bandwidth of the copy, as a share of what the step took."""
+    per_byte = row["copy_us"] / copied
+    traffic = {name: a * case.logit_bytes + b * case.target_bytes for name, (a, b) in SHARES.items()}
+    return {name: case.size * moved * per_byte / row["median_us"] for name, moved in traffic.items()}
 
 
 def timing(candidate: Candidate, name: str, times: Mapping[Any, np.ndarray]) -> Row:
@@ -60,6 +80,9 @@ def write(folder: Path, name: str, found: Sequence[Row], setting: Row) -> None:
     save(folder / f"{name}-machine.csv", [setting, setting.values()])
     for cell in SHORT:
         save(folder / f"{name}-{cell}.csv", short(found, cell))
+    if "share_of_one_pass" in found[0]:
+        save(folder / f"{name}-step.csv", short(found, "step", STEP))
+        save(folder / f"{name}-share.csv", short(found, "share"))
 
 
 def save(path: Path, lines: Iterable[Iterable[Any]]) -> None:
@@ -73,10 +96,10 @@ def plain(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def short(found: Sequence[Row], name: str) -> list[list[str]]:
+def short(found: Sequence[Row], name: str, passes: Sequence[str] = LONGEST) -> list[list[str]]:
     """A line a case and a column a candidate, of the longest pass of each; of many candidates the other way round."""
-    whole = [row for row in found if row["pass"] in LONGEST]
-    cells = {(tuple(row[key] for key in SETTING), row["candidate"]): SHORT[name](row) for row in whole}
+    whole, cell = [row for row in found if row["pass"] in passes], (SHORT | SHORT_ON_GPU)[name]
+    cells = {(tuple(row[key] for key in SETTING), row["candidate"]): cell(row) for row in whole}
     cases, candidates = (list(dict.fromkeys(part)) for part in zip(*cells, strict=True))
     if len(candidates) <= WIDEST:
         lines = ([*case, *(cells.get((case, c), "") for c in candidates)] for case in cases)

@@ -8,7 +8,8 @@ from cases import Case
 from measure import Call, Candidate, Field, Memory, wall
 from torch import Tensor
 from torch.nn import functional
-from torch_peers import VERSIONS, compiled, copy, draw, on_cpu
+from torch_calls import compiled, draw, on_cpu
+from torch_peers import VERSIONS, copy
 
 import zlpr_torch as z
 

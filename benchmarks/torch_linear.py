@@ -10,7 +10,8 @@ from cases import FEATURES, Case
 from measure import Call, Candidate, Field, Memory, copying, wall
 from torch import Tensor
 from torch.nn import functional
-from torch_peers import VERSIONS, on_cpu
+from torch_calls import on_cpu
+from torch_peers import VERSIONS
 
 import zlpr_torch as z
 

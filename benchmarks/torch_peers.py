@@ -1,33 +1,23 @@
 """PyTorch, eager and compiled: ZLPR beside the losses that its users come from."""
 
-import sys
-from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec, module_from_spec
-from itertools import accumulate
 
 import torch
-from cases import GPU, Case
-from measure import Call, Candidate, Field, Memory, wall
+from cases import Case
+from measure import Call, Candidate, Field, Memory
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch_calls import Loss, compiled, draw, load_timm, on_cpu
 
 from zlpr_torch import zlpr_loss
 
-# timm.loss without the rest of timm, which wants torchvision of a build that matches that of torch
-sys.modules["timm"] = module_from_spec(find_spec("timm"))
-from timm.loss import AsymmetricLossMultiLabel, ZlprLoss  # noqa: E402
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+timm = load_timm()
 VERSIONS = {"torch": torch.__version__, "timm": version("timm")}
 EXTRA_CASES: tuple[Case, ...] = ()
-if torch.cuda.is_available():
-    EXTRA_CASES, VERSIONS["GPU"] = GPU, torch.cuda.get_device_name()
 
 
 def field(case: Case, threads: int) -> Field:
-    """The candidates for this case; on a GPU only those that fit beside such logits."""
+    """The candidates for this case."""
     torch.set_num_threads(threads)
     torch.compiler.reset()  # else PyTorch stops compiling at its limit of eight shapes
     logits, target = draw(case)
@@ -39,20 +29,19 @@ def field(case: Case, threads: int) -> Field:
         build("zlpr compiled", compiled(zlpr), target, peer="BCE compiled"),
         build("BCE", bce, floating, peer="BCE"),
         build("BCE compiled", compiled(bce), floating, peer="BCE compiled"),
+        *(build(name, loss, floating, peer="BCE") for name, loss in others(case).items()),
     ]
-    if case.device == "cpu":
-        candidates += [build(name, loss, floating, peer="BCE") for name, loss in others(case).items()]
-    return Field(candidates, copy(logits), stopwatch if logits.is_cuda else wall)
+    return Field(candidates, copy(logits))
 
 
 def others(case: Case) -> dict[str, Loss]:
     """The peers that take such targets, beside the four that take all."""
     losses: dict[str, Loss] = {
         "soft margin": torch.nn.MultiLabelSoftMarginLoss(),
-        "timm ASL": AsymmetricLossMultiLabel(),
+        "timm ASL": timm.AsymmetricLossMultiLabel(),
     }
     if not case.soft:
-        losses |= {"timm ZLPR": flat(ZlprLoss(), case), "textbook ZLPR": flat(textbook, case)}
+        losses |= {"timm ZLPR": flat(timm.ZlprLoss(), case), "textbook ZLPR": flat(textbook, case)}
     return losses
 
 
@@ -70,19 +59,6 @@ def flat(loss: Loss, case: Case) -> Loss:
     return lambda s, t: loss(s.flatten(-case.class_axes), t.flatten(-case.class_axes))
 
 
-def compiled(loss: Loss) -> Loss:
-    """By torch.compile, for this one shape."""
-    return torch.compile(loss, fullgraph=True, dynamic=False)
-
-
-def draw(case: Case) -> tuple[Tensor, Tensor]:
-    """Logits that ask for a gradient, and targets: the same at every call."""
-    generator = torch.Generator(case.device).manual_seed(0)
-    dtype, options = getattr(torch, case.dtype), {"generator": generator, "device": case.device}
-    logits, uniform = torch.randn(case.shape, **options).mul_(2), torch.rand(case.shape, **options)
-    return logits.to(dtype).requires_grad_(), uniform.to(dtype) if case.soft else uniform < case.share
-
-
 def candidate(name: str, loss: Loss, target: Tensor, *, peer: str, logits: Tensor) -> Candidate:
     """``loss`` of these logits, alone and with the gradient."""
 
@@ -92,44 +68,12 @@ def candidate(name: str, loss: Loss, target: Tensor, *, peer: str, logits: Tenso
     def both() -> Tensor:
         return torch.autograd.grad(forward(), logits)[0]
 
-    allocations = on_gpu if logits.is_cuda else on_cpu
     passes = {"forward": forward, "forward+backward": both}
-    return Candidate(name, peer, passes, lambda: Memory(allocations(forward)[0], allocations(both)[1]))
-
-
-def on_cpu(call: Call) -> tuple[int, int]:
-    """Bytes that ``call`` keeps beside its result, and the most that it held, from the log of all allocations."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        result = call()
-    events = watched.profiler.kineto_results.events()  # in the order of time
-    held = list(accumulate((event.nbytes() for event in events if event.name() == "[memory]"), initial=0))
-    return held[-1] - result.nbytes, max(held)
-
-
-def on_gpu(call: Call) -> tuple[int, int]:
-    """The same by the counters of the allocator, which rounds each tensor up to 512 bytes."""
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    result = call()
-    rounded = -(-result.nbytes // 512) * 512
-    return torch.cuda.memory_allocated() - before - rounded, torch.cuda.max_memory_allocated() - before
+    return Candidate(name, peer, passes, lambda: Memory(on_cpu(forward)[0], on_cpu(both)[1]))
 
 
 def copy(logits: Tensor) -> Call:
-    """The floor: one copy of the logits. On a GPU it moves 8 bytes a logit, as a fused loss does in both passes."""
+    """The floor: one copy of the logits."""
     source = logits.detach()
-    if source.is_cuda:
-        source = torch.stack([source] * (4 // source.itemsize))
     target = torch.empty_like(source)
     return lambda: target.copy_(source)
-
-
-def stopwatch(call: Call) -> float:
-    """Seconds that ``call`` takes on the GPU."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    result = call()
-    end.record()
-    end.synchronize()
-    del result
-    return start.elapsed_time(end) / 1000

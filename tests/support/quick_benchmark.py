@@ -10,6 +10,7 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LIBRARIES = {"torch": "torch", "jax": "jax", "tf": "tensorflow"}
 FILES = (".csv", "-ratio.csv", "-copies.csv", "-bytes.csv", "-machine.csv")
+FILES_OF_GPU = (*FILES, "-share.csv", "-step.csv")
 ALWAYS_POSITIVE = ("rounds", "q20_us", "median_us", "q80_us", "copy_us", "ratio", "copies", "ns_per_logit_per_core")
 BOTH_PASSES = ("forward", "forward+backward")
 
@@ -35,9 +36,13 @@ def quick_run(framework, folder, table="peers"):
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     name = framework if table == "peers" else f"{framework}-{table}"
-    assert {path.name for path in folder.iterdir()} == {name + ending for ending in FILES}
+    assert {path.name for path in folder.iterdir()} == {
+        name + ending for ending in (FILES_OF_GPU if table == "gpu" else FILES)
+    }
     rows = list(csv.DictReader((folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
     for row in rows:
+        if table == "gpu":
+            check_shares(row)
         assert all(0 < float(row[column]) < math.inf for column in ALWAYS_POSITIVE), row
         assert float(row["q20_us"]) <= float(row["median_us"]) <= float(row["q80_us"])
         assert re.fullmatch(rf"zlpr [^,]+, {LIBRARIES[framework]} [^,]+, [a-z]+ [^,]+(, GPU .+)?", row["versions"])
@@ -55,6 +60,14 @@ def check_ratios(found):
         assert float(peer["ratio"]) == 1
         expected = float(row["median_us"]) / float(peer["median_us"])
         assert math.isclose(float(row["ratio"]), expected, rel_tol=1e-4)
+
+
+def check_shares(row):
+    """The quick case has float32 logits and bool targets: 9 and 14 bytes a logit at the speed of the copy."""
+    copied = 2 * 2**20 if row["device"] == "cpu" else 2 * 2**28
+    for name, moved in (("share_of_one_pass", 9), ("share_of_two_passes", 14)):
+        expected = moved * int(row["logits"]) / copied * float(row["copy_us"]) / float(row["median_us"])
+        assert math.isclose(float(row[name]), expected, rel_tol=1e-4)
 
 
 def holds_the_gradient(row):

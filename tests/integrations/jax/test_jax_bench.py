@@ -1,6 +1,10 @@
 """The benchmark measures every candidate."""
 
-from quick_benchmark import BOTH_PASSES, FAMILY, holds_the_gradient, quick_run
+import os
+import subprocess
+import sys
+
+from quick_benchmark import BENCHMARKS, BOTH_PASSES, FAMILY, holds_the_gradient, quick_run
 
 
 def test_quick(tmp_path):
@@ -18,3 +22,18 @@ def test_quick_family(tmp_path):
     found = quick_run("jax", tmp_path, "family")
     assert {name for name, _ in found} >= FAMILY
     assert {part for _, part in found} == set(BOTH_PASSES)
+
+
+def test_quick_gpu(tmp_path):
+    """On a CPU where there is no GPU: that the program works."""
+    found = quick_run("jax", tmp_path, "gpu")
+    assert set(found) == {(name, part) for name in ("zlpr", "optax BCE") for part in ("device", "step")}
+    assert all(holds_the_gradient(row) for row in found.values())
+
+
+def test_a_gpu_that_is_not_there_is_missed():
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, BENCHMARKS / "run.py", "--framework", "jax", "--table", "gpu"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "The table `gpu` needs a GPU, and jax finds none here."

@@ -1,5 +1,6 @@
 """The benchmark measures every candidate, and its memory is that of every allocation."""
 
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ from quick_benchmark import BENCHMARKS, BOTH_PASSES, FAMILY, holds_the_gradient,
 CANDIDATES = ("zlpr", "zlpr compiled", "BCE", "BCE compiled", "soft margin", "timm ASL", "timm ZLPR", "textbook ZLPR")
 ALLOCATIONS = """
 import torch
-from torch_peers import on_cpu
+from torch_calls import on_cpu
 x = torch.zeros(1000, requires_grad=True)
 call = lambda: x.exp().neg().exp()  # the first result is kept for backward, the second is not
 assert on_cpu(call) == (4000, 12000), on_cpu(call)
@@ -54,3 +55,19 @@ def test_quick_family(tmp_path):
     found = quick_run("torch", tmp_path, "family")
     assert {name for name, _ in found} >= FAMILY
     assert {part for _, part in found} == set(BOTH_PASSES)
+
+
+def test_quick_gpu(tmp_path):
+    """On a CPU where there is no GPU: that the program works."""
+    found = quick_run("torch", tmp_path, "gpu")
+    names = ("zlpr", "zlpr compiled", "BCE", "BCE compiled", "timm ASL", "timm ZLPR")
+    assert set(found) == {(name, part) for name in names for part in ("device", "step")}
+    assert all(holds_the_gradient(row) for row in found.values())
+
+
+def test_a_gpu_that_is_not_there_is_missed():
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, BENCHMARKS / "run.py", "--framework", "torch", "--table", "gpu"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "The table `gpu` needs a GPU, and torch finds none here."
