@@ -187,6 +187,17 @@ def bench(session: nox.Session, framework: str) -> None:
 
 
 @nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """On a machine with a GPU: conformance on it, time beside BCE, and one table: ``-- --quick`` for a look."""
+    session.install("--no-compile", ".")
+    for backend in ON_DEVICES:
+        install(session, *BACKENDS[backend]["install"])
+    install(session, "test", "jax")
+    install_peers(session, "torch")
+    session.run("python", "benchmarks/gpu.py", *session.posargs)
+
+
+@nox.session(default=False)
 @nox.parametrize("backend", RELEASED, ids=RELEASED)
 def minimums(session: nox.Session, backend: str) -> None:
     """Oldest versions allowed, where they install. Run it before a release; an old torch brings CUDA packages."""

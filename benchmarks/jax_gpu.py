@@ -33,7 +33,7 @@ def field(case: Case, threads: int) -> Field:
     jax.clear_caches()
     logits, target = drawn(case)
     floating = target.astype(case.dtype)
-    count = enough(case.size)
+    count = enough(case.size, DEVICE)
     candidates = [
         candidate("zlpr", zlpr_loss, logits, floating if case.soft else target, count),
         candidate(PEER, optax.sigmoid_binary_cross_entropy, logits, floating, count),

@@ -40,7 +40,7 @@ def field(case: Case, threads: int) -> Field:
         torch.cuda.empty_cache()  # of the graphs of the case before
     logits, target = draw(case)
     floating = target.to(logits.dtype)  # as the peers require; made beforehand, so it is not timed
-    bce, count = torch.nn.BCEWithLogitsLoss(), enough(case.size)
+    bce, count = torch.nn.BCEWithLogitsLoss(), enough(case.size, DEVICE)
     build = partial(candidate, logits=logits, count=count)
     candidates = [
         build("zlpr", zlpr_loss, target, peer="BCE"),

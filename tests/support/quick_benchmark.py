@@ -45,7 +45,7 @@ def quick_run(framework, folder, table="peers"):
             check_shares(row)
         assert all(0 < float(row[column]) < math.inf for column in ALWAYS_POSITIVE), row
         assert float(row["q20_us"]) <= float(row["median_us"]) <= float(row["q80_us"])
-        assert re.fullmatch(rf"zlpr [^,]+, {LIBRARIES[framework]} [^,]+, [a-z]+ [^,]+(, GPU .+)?", row["versions"])
+        assert re.fullmatch(rf"zlpr [^,]+, {LIBRARIES[framework]} [^,]+(, [a-z]+ [^,]+)+(, GPU .+)?", row["versions"])
         assert (row["cpu"] != "", row["threads"]) == (True, "2")
     found = {(row["candidate"], row["pass"]): row for row in rows}
     assert len(found) == len(rows)

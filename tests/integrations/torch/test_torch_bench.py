@@ -1,6 +1,7 @@
 """The benchmark measures every candidate, and its memory is that of every allocation."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -63,6 +64,16 @@ def test_quick_gpu(tmp_path):
     names = ("zlpr", "zlpr compiled", "BCE", "BCE compiled", "timm ASL", "timm ZLPR")
     assert set(found) == {(name, part) for name in names for part in ("device", "step")}
     assert all(holds_the_gradient(row) for row in found.values())
+
+
+def test_what_a_machine_with_a_gpu_runs(tmp_path):
+    """On a CPU where there is no GPU: a few tests, one small shape, and the table at the end."""
+    command = [sys.executable, BENCHMARKS / "gpu.py", "--quick", "--output", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    *_, numbers, last = (line for line in done.stdout.splitlines() if line.startswith(("64x20", "torch")))
+    assert re.fullmatch(r"64x20 +3 % +float32( +\d+\.\d\d){3}( +\d+){2} *", numbers)
+    assert re.match(r"torch(-cuda)?: \d+ passed", last)
 
 
 def test_a_gpu_that_is_not_there_is_missed():
