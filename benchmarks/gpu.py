@@ -61,12 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; what is not known goes to pytest."""
+    """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few tests and one small shape")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR", help="for the CSV files")
     parser.add_argument("--seconds", default="5", metavar="S", help="of each case, at least (default: 5)")
-    parser.add_argument("tests", nargs="*", default=["tests/conformance"], help="for pytest")
+    parser.add_argument("tests", nargs="*", default=["tests/conformance"], help="files for pytest")
     return parser.parse_args(argv)
 
 
