@@ -57,7 +57,9 @@ def negated(pair: Pair, /) -> Pair:
     """The pair of ``-x`` and ``-y``, which is as far apart."""
     x_lost, y_lost = pair.lost
     lost = (None, None) if x_lost is None else (-x_lost, -y_lost)
-    return pair._replace(x=-pair.x, y=-pair.y, gap=-pair.gap, lost=lost)
+    # not by `_replace`, nor by a slice: PyTorch 2.6 compiles neither
+    same = pair.scale, pair.p_infinite, pair.q_infinite, pair.differ, pair.where, pair.axes
+    return Pair(-pair.x, -pair.y, -pair.gap, lost, *same)
 
 
 def total(cells: Any, pair: Pair, /, *, xp: Namespace) -> Any:

@@ -31,7 +31,10 @@ def as_ids(indices: Any, device: torch.device, pad: int | None) -> Any:
     if isinstance(indices, (list, tuple)) and indices and isinstance(indices[0], Tensor):
         rows = [_id_row(row) for row in indices]
         return pad_sequence(rows, batch_first=True, padding_value=PAD if pad is None else pad).to(device)
-    if not isinstance(indices, Tensor) and hasattr(indices, "__array__") and not is_matrix(indices):
+    if isinstance(indices, (Tensor, list, tuple)):
+        return indices
+    # Dynamo cannot tell an array's attributes (torch 2.6), and compiled code is handed no SciPy matrix.
+    if torch.compiler.is_compiling() or (hasattr(indices, "__array__") and not is_matrix(indices)):
         return asarray(indices, device=device)
     return indices
 

@@ -138,10 +138,8 @@ def sparse_linear_zlpr_loss(
         part = _sharded.part_of(total, group, class_range, input.device)
         call, first, total = call._replace(part=part), part.first, part.total
     read = ids_of_part(indices, Logits(call.shape, call.dtype, input.device), pad, first, total)
-    flat = read._replace(ids=_rows(read.ids), unused=_rows(read.unused))
-    if flat.illegal is not None:
-        flat = flat._replace(illegal=flat.illegal.reshape(-1))
-    targets = Targets(None, flat, label_smoothing)
+    illegal = None if read.illegal is None else read.illegal.reshape(-1)
+    targets = Targets(None, Ids(_rows(read.ids), _rows(read.unused), illegal), label_smoothing)
     return _loss(call, (input, linear_weight, bias), targets, (mask, weight, pos_weight, threshold))
 
 
@@ -181,7 +179,9 @@ class _Call(NamedTuple):
 
 def _check(input: Tensor, weight: Tensor, bias: Tensor | None, budget: Any) -> None:
     """Raise unless these are tensors of one device that make a linear layer, and the budget is a number."""
-    given = {"input": input, "linear_weight": weight} | ({} if bias is None else {"bias": bias})
+    given = {"input": input, "linear_weight": weight}
+    if bias is not None:  # no `|`, which PyTorch 2.6 does not compile
+        given["bias"] = bias
     check_tensors(**given)
     check_layer(input, weight, bias, 0, xp=xp)
     for name, tensor in given.items():
@@ -195,7 +195,9 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, budget: Any) -> N
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
     """None where autocast is off, or unknown as on the meta device."""
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    # PyTorch 2.6 does not compile the second question
+    is_known = device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)
+    if not is_known or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
 
@@ -253,7 +255,9 @@ def _dense(call: _Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Ta
     target = targets.of(0, call.shape[-1]).reshape(call.shape)
     target, where = targets.prepared(target, options.where, logits)
     axes = (len(call.shape) - 1,)
-    return _dispatch.loss(logits, target, options._replace(where=where), axes, call.reduction, "auto")
+    # not by `_replace`, which PyTorch 2.6 does not compile
+    prepared = Options(where, options.weight, options.pos_weight, options.threshold)
+    return _dispatch.loss(logits, target, prepared, axes, call.reduction, "auto")
 
 
 def _all_logits(call: _Call, layer: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:

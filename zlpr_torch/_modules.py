@@ -40,11 +40,18 @@ class _Module(nn.Module):
         if name in READ:
             value = READ[name](name, value)
         is_buffer = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and name not in self._parameters
-        # Deleted, because nn.Module takes no number for a buffer, and what it does for a tensor Dynamo cannot trace.
-        if name in self._buffers or (is_buffer and hasattr(self, name)):
-            delattr(self, name)
-        if is_buffer:
+        # By the dictionary, because nn.Module takes no number for a buffer, and what it does for a tensor Dynamo cannot
+        # trace. PyTorch 2.6 exports a copy to which it assigns before there is one.
+        buffers = self.__dict__.get("_buffers", {})
+        if name in buffers and is_buffer:
+            buffers[name] = value
+        elif is_buffer:
+            if hasattr(self, name):
+                delattr(self, name)
             self.register_buffer(name, value)
+        elif name in buffers:
+            delattr(self, name)
+            super().__setattr__(name, value)
         else:
             super().__setattr__(name, value)
 

@@ -63,7 +63,8 @@ class LinearPlan(NamedTuple):
             return self
         cells = self.size * self.classes if cells is None else cells
         size = min(max(cells // max(self.rows, 1), FEWEST_CLASSES), self.classes)
-        return self._replace(way="classes", size=size)
+        # not by `_replace`, which PyTorch 2.6 does not compile
+        return LinearPlan("classes", self.rows, self.classes, size, self.bytes_a_logit)
 
     @property
     def chunks(self) -> int:
