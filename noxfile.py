@@ -16,6 +16,7 @@ SUITES = [name for name, entry in BACKENDS.items() if not {"only", "device"} & s
 ON_DEVICES = [name for name, entry in BACKENDS.items() if "device" in entry]
 INTEGRATIONS = [name for name, entry in BACKENDS.items() if "integrations" in entry]
 BENCH = [name for name, entry in BACKENDS.items() if entry.get("bench")]
+TRITONS = PROJECT["tool"]["zlpr"]["tritons"]  # from the oldest
 RELEASED = ["core", *EXTRAS]
 MUTATED = sorted(path.stem for path in Path("tests/mutations").glob("[!_]*.py"))
 SCHEMAS = {  # a schema that check-jsonschema brings, by its name there, and the files that follow it
@@ -66,6 +67,12 @@ def run_suite(session: nox.Session, backend: str, *arguments: str) -> None:
     files = [f"tests/conformance/test_{name}.py" for name in entry.get("only", [])]
     names = f"--backend={','.join(entry['harness'])}"
     session.run("pytest", names, "-n2", *files, *arguments, *session.posargs, env=environment(entry))
+
+
+def run_triton(session: nox.Session, version: str) -> None:
+    """What is tested of the Triton kernels alone, on this Triton beside the torch that is there."""
+    session.install("--no-compile", "--no-deps", f"triton=={version}.*")
+    session.run("pytest", "--backend=triton", "-n2", "tests/integrations/triton", *session.posargs)
 
 
 def environment(entry: dict[str, str]) -> dict[str, str]:
@@ -129,6 +136,7 @@ def integrations(session: nox.Session, backend: str) -> None:
     path = f"tests/integrations/{backend}"
     if "only" in entry:
         run_suite(session, backend, path)
+        run_triton(session, TRITONS[0])
     else:
         session.run("pytest", "-n2", path, *session.posargs, env=environment(entry))
 
@@ -167,6 +175,15 @@ def release(session: nox.Session) -> None:
     # -I: not from the checkout. NumPy is not installed here, as with a user of another array library
     session.run("python", "-I", "-c", "import zlpr_core; print('Installed and imported:', zlpr_core.__version__)")
     session.run("python", "tests/support/release.py", "dist")
+
+
+@nox.session(default=False)
+@nox.parametrize("version", TRITONS, ids=TRITONS)
+def tritons(session: nox.Session, version: str) -> None:
+    """The kernels of a GPU on a Triton that some torch brings: all options together, interpreted and compiled."""
+    install(session, ".", *BACKENDS["triton"]["install"], "test")
+    session.env["ZLPR_TRITON_EVERY"] = "1"
+    run_triton(session, version)
 
 
 @nox.session(default=False)

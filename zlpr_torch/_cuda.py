@@ -1,57 +1,74 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
-"""ZLPR on a GPU in two Triton kernels: the loss of each row, and its gradient in the logits.
+"""ZLPR on a GPU: what reaches the Triton kernels of ``_triton_kernels``, and how they are launched.
 
-The residuals are four numbers a row: of each half ``shift`` and ``rest`` with ``1 + Σ terms = e^shift (1 + rest)``, as
-in ``zlpr_core._reduce``. Backward reads the logits a second time: a step reads logits and targets twice and writes the
-gradient once, 8 bytes a logit for bfloat16 logits and bool targets.
+Of ``reduction="mean"`` or ``"sum"``, forward writes the gradient for an upstream of 1 while the row is still in the L2
+cache, and backward launches a kernel that reads the upstream on the device and returns at once if it is 1: logits and
+targets are read once and the gradient is written once, 5 bytes a logit for bfloat16 and bool. Any other upstream, such
+as a loss scale or 1/k of k batches that are accumulated, makes that kernel work the gradient out anew from the logits,
+so that half precision is rounded once. Of ``"none"`` nobody can foresee the upstream, a weight an example mostly, so
+there forward leaves the sums and backward writes the gradient: 8 bytes a logit, where a wrong guess would move 10.
 
-The forward kernel adds up a row with both shifts at 0. That needs no maximum, so the lanes of a program do not wait for
-each other before the end of the row. Only a row with a sum above 2^64, for which a logit must be wrong by 35 or more,
-is read two more times: for the largest term of each half, and for the sums that are scaled by it.
-
-One program takes one row, which leaves multiprocessors idle if there are fewer rows; the backward kernel splits rows.
+Kept for backward, beside logits and targets: a gradient in the dtype of the logits (2 bytes a logit for bfloat16),
+which becomes the result, or nothing a logit with ``"none"``; and four numbers a row, of each half ``shift`` and
+``rest`` with ``1 + Σ terms = e^shift (1 + rest)``, as in ``zlpr_core._reduce``.
 """
 
-from __future__ import annotations
-
-from typing import Any, NamedTuple
+import struct
+import warnings
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ._layout import Shape, layout_of
+from zlpr_core._options import Options
+
+from ._formula import linear_gradient, plain_loss
+from ._layout import Layout, Shape, layout_of
 from ._reduction import Reduction, labelled_examples, number_of, reduce
+from ._triton_plan import Device, cut_of
 
 try:
     import triton
-    import triton.language as tl
+
+    from . import _triton_kernels as kernels
 except ImportError:
     triton = None
 
-from zlpr_core._options import Options
 
-_jit = (lambda function: function) if triton is None else triton.jit
-
-
+@lru_cache(maxsize=1)
 def available() -> bool:
-    """True if there is a Triton that passes tuples to a kernel, as 3.3 and later do."""
+    """True if there is a Triton that the kernels are tested with, 3.3 or later."""
     return triton is not None and tuple([int(part) for part in triton.__version__.split(".")[:2]]) >= (3, 3)
+
+
+class Residuals(NamedTuple):
+    """What backward needs beside the arguments of forward."""
+
+    sums: Tensor
+    number: Tensor | int | None = None
+    """What a mean divides by, 1 without a mean; None to count it anew."""
+    gradient: Tensor | None = None
+    """For an upstream of 1."""
 
 
 def forward(
     input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, *, with_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """The reduced loss, and the residuals for ``backward``."""
+) -> tuple[Tensor, Residuals]:
+    """The reduced loss, and the residuals for ``backward``: with the gradient if asked for and foreseen."""
     layout = layout_of(input.dim(), axes)
-    options = _beside(input, target, options)
-    losses, residuals = losses_of_rows(layout.rows(input), layout.rows(target), layout.options(options, input.shape))
-    labelled = labelled_examples(options.where, input.shape, axes)
-    return reduce(layout.examples(losses, input.shape), reduction, labelled), residuals
+    cells = cells_of(layout, input, target, options)
+    number = _number(layout, input, options, reduction)
+    losses, residuals = losses_of_rows(cells, number, with_gradient=with_gradient and reduction != "none")
+    if losses is None:
+        return plain_loss(input, target, options, axes, reduction), residuals
+    if isinstance(number, Tensor):
+        return losses.sum() / number, residuals
+    return reduce(losses if layout.is_rows else layout.examples(losses, input.shape), reduction), residuals
 
 
 def backward(
     upstream: Tensor,
-    residuals: Tensor | None,
+    residuals: Residuals | None,
     input: Tensor,
     target: Tensor,
     options: Options,
@@ -60,248 +77,211 @@ def backward(
     *,
     overwrite: bool,
 ) -> Tensor:
-    """The gradient. Residuals of four numbers a row are never overwritten; without any they are recomputed."""
+    """The gradient: that of the residuals if these may be overwritten. Without residuals they are recomputed."""
     layout = layout_of(input.dim(), axes)
-    options = _beside(input, target, options)
-    arrays = layout.rows(input), layout.rows(target), layout.options(options, input.shape)
+    cells = cells_of(layout, input, target, options)
     if residuals is None:
-        residuals = losses_of_rows(*arrays)[1]
-    each = upstream.flatten()
-    if reduction == "mean":
-        labelled = labelled_examples(options.where, input.shape, axes)
-        each = each / (layout.number_of_rows(input.shape) if labelled is None else number_of(labelled))
-    gradient = gradient_of_rows(*arrays, residuals, each)
+        residuals = losses_of_rows(cells, None, with_gradient=False)[1]
+    elif not overwrite:
+        residuals = residuals._replace(gradient=None)
+    if residuals.number is None:
+        residuals = residuals._replace(number=_number(layout, input, options, reduction))
+    gradient = gradient_of_rows(cells, residuals, upstream)
+    if gradient is None:
+        return linear_gradient(upstream, input, target, options, axes, reduction)
     return layout.cells(gradient, input.shape)
 
 
-def _beside(input: Tensor, target: Tensor, options: Options) -> Options:
-    """The options where ``input`` is: as everywhere in PyTorch, a tensor without axes may come from the CPU.
+def _number(layout: Layout, input: Tensor, options: Options, reduction: Reduction) -> Tensor | int:
+    if reduction != "mean":
+        return 1
+    mask = options.where
+    if mask is not None and mask.device != input.device:
+        mask = mask.to(input.device)
+    labelled = labelled_examples(mask, input.shape, layout.axes)
+    return layout.number_of_rows(input.shape) if labelled is None else number_of(labelled)
 
-    Triton would not say which argument is elsewhere.
+
+Kind: TypeAlias = tuple[torch.dtype, torch.dtype, int]
+"""Dtypes of logits and targets, and which options there are: what the kernels are compiled for."""
+
+
+class Cells(NamedTuple):
+    """What the kernels read, as they take it."""
+
+    logits: Tensor
+    arguments: tuple[Any, ...]
+    kind: Kind
+
+
+def cells_of(layout: Layout, input: Tensor, target: Tensor, options: Options) -> Cells:
+    """Pointers and strides: nothing is copied that strides can say."""
+    if target.device != input.device:
+        raise _elsewhere(target, input, "target")
+    logits, targets = layout.rows(input), layout.rows(target)
+    classes = logits.shape[1]
+    if options.are_default:
+        arguments = (logits, *logits.stride(), targets, *targets.stride(), *_NO_OPTIONS, classes)
+        return Cells(logits, arguments, (logits.dtype, targets.dtype, 0))
+    flat: list[Any] = []
+    flags = 0
+    for name, option in zip(_FLAGS, options, strict=True):
+        flag, *view = _view(name, option, layout, input)
+        flat += view
+        flags += flag
+    arguments = (logits, *logits.stride(), targets, *targets.stride(), *flat, classes)
+    return Cells(logits, arguments, (logits.dtype, targets.dtype, flags))
+
+
+_NO_OPTIONS = (0, 0, 0) * 4
+_FLAGS = {"mask": (1, 0), "weight": (2, 16), "pos_weight": (4, 32), "threshold": (8, 64)}
+"""The bits that say to a kernel that an option is a tensor, or a number."""
+
+
+def _view(name: str, option: Any, layout: Layout, input: Tensor) -> tuple[int, Tensor | int, int, int]:
+    """What a kernel takes of an option: the bit that says what it is, where it begins, and two strides.
+
+    As everywhere in PyTorch, a tensor without axes may come from the CPU.
     """
-    if options.are_default and target.device == input.device:
-        return options
-    if not options.are_default:
-        options = Options._make([x.to(input.device) if isinstance(x, Tensor) and x.dim() == 0 else x for x in options])
-    for argument, x in zip(("target", "mask", "weight", "pos_weight", "threshold"), (target, *options), strict=True):
-        if isinstance(x, Tensor) and x.device != input.device:
-            devices = f"{x.device} and {input.device}"
-            msg = f"`{argument}` must be on the device of `input`. Received: {devices}. Move it first."
-            raise ValueError(msg)
-    return options
+    is_tensor, is_number = _FLAGS[name]
+    if isinstance(option, Tensor) and option.device != input.device:
+        if option.dim():
+            raise _elsewhere(option, input, name)
+        option = option.to(input.device) if name == "mask" else option.item()
+    if isinstance(option, Tensor):
+        return is_tensor, *_strided(option, layout, input)
+    if option is None or (name == "threshold" and option == 0):
+        return 0, 0, 0, 0
+    return is_number, _bits(float(option)), 0, 0
 
 
-def losses_of_rows(logits: Tensor, targets: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """The loss of each row, and (shift, rest) of the positive half, then of the negative."""
-    rows, classes = logits.shape
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    losses, residuals = logits.new_empty(rows, dtype=dtype), logits.new_empty((rows, 4), dtype=dtype)
-    cells, settings = _cells(logits, targets, options, dtype), _settings(logits, targets)
-    with torch.cuda.device_of(logits):
-        _forward[(rows,)](losses, residuals, cells, classes, **settings)
-    return losses, residuals
+def _strided(option: Tensor, layout: Layout, input: Tensor) -> tuple[Tensor, int, int]:
+    if layout.is_rows:
+        strides = [0 if size == 1 else step for size, step in zip(option.shape, option.stride(), strict=True)]
+        row, step = [0] * (2 - len(strides)) + strides
+        return option, row, step
+    cells = layout.rows(option.expand(input.shape))
+    row, step = cells.stride()
+    return cells, row, step
 
 
-def gradient_of_rows(logits: Tensor, targets: Tensor, options: Options, residuals: Tensor, upstream: Tensor) -> Tensor:
-    """Contiguous, for an upstream gradient of one number or of one a row."""
-    rows, classes = logits.shape
-    upstream = upstream.expand(rows)
-    gradient = logits.new_empty(rows, classes)
-    cells, settings = _cells(logits, targets, options, residuals.dtype), _settings(logits, targets)
-    with torch.cuda.device_of(logits):
-        blocks = triton.cdiv(classes, settings["block"])
-        _backward[(rows * blocks,)](gradient, residuals, upstream, upstream.stride(0), cells, classes, **settings)
-    return gradient
+@lru_cache(maxsize=64)
+def _bits(number: float) -> int:
+    """Of a float64. The least of all is 0 here, because Triton makes a constant of an argument that is 1."""
+    bits = int(struct.unpack("<q", struct.pack("<d", number))[0])
+    return 0 if bits == 1 else bits
 
 
-class _View(NamedTuple):
-    """A tensor of rows and columns as a kernel takes it."""
-
-    start: Tensor
-    row: int
-    column: int
+def _elsewhere(tensor: Tensor, input: Tensor, name: str) -> ValueError:
+    """Triton would not say which argument it is."""
+    devices = f"{tensor.device} and {input.device}"
+    return ValueError(f"`{name}` must be on the device of `input`. Received: {devices}. Move it first.")
 
 
-class _Cells(NamedTuple):
-    """Everything that is read for a logit."""
-
-    logits: _View
-    targets: _View
-    where: _View | None
-    weight: _View | None
-    pos_weight: _View | None
-    threshold: _View | None
-
-
-def _cells(logits: Tensor, targets: Tensor, options: Options, dtype: torch.dtype) -> _Cells:
-    def view(option: Tensor | float | None) -> Any:
-        if option is None:
-            return None
-        if not isinstance(option, Tensor):  # a kernel would take a number as float32
-            option = logits.new_full((1, 1), option, dtype=dtype).expand(logits.shape)
-        return _View(option, *option.stride())
-
-    moved = isinstance(options.threshold, Tensor) or options.threshold != 0
-    threshold = options.threshold if moved else None
-    return _Cells(*map(view, (logits, targets, options.where, options.weight, options.pos_weight, threshold)))
-
-
-def _settings(logits: Tensor, targets: Tensor) -> dict[str, Any]:
-    """32 bytes of logits to a thread, in registers that leave room for other rows; 8 warps at most."""
-    size, widest = logits.element_size(), triton.next_power_of_2(logits.shape[1])
-    block = min(max(widest, 32), 8192 // size)
-    slack = 8 * torch.finfo(targets.dtype).eps if targets.is_floating_point() else 0.0
-    return {"slack": slack, "block": block, "num_warps": max(block * size // 1024, 1), "enable_fp_fusion": True}
+def losses_of_rows(
+    cells: Cells, number: Tensor | int | None, *, with_gradient: bool
+) -> tuple[Tensor | None, Residuals]:
+    """The loss of each row, None if this Triton cannot compile it, and the residuals for ``gradient_of_rows``."""
+    logits, (rows, classes) = cells.logits, cells.logits.shape
+    launch = _launch_of(rows, classes, cells.kind, logits.get_device())
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    losses, sums = logits.new_empty(rows, dtype=wide), logits.new_empty((rows, 4), dtype=wide)
+    gradient = logits.new_empty((rows, classes)) if with_gradient else None
+    partial = counters = None
+    if launch.parts > 1:
+        partial = logits.new_empty((rows, launch.parts, 4), dtype=wide)
+        counters = logits.new_zeros(rows + 1, dtype=torch.int32)
+    absent = losses  # a kernel takes no None, and does not look at what its constants rule out
+    done = _launch(
+        kernels.loss_kernel,
+        rows * launch.parts,
+        cells,
+        (losses, sums, absent if gradient is None else gradient, 1 if number is None else number)
+        + ((absent, absent) if partial is None else (partial, counters)),
+        counted=isinstance(number, Tensor),
+        with_gradient=with_gradient,
+        parts=launch.parts,
+        **launch.constants,
+    )
+    return losses if done else None, Residuals(sums, number, gradient)
 
 
-@_jit
-def _forward(losses, residuals, cells, classes, slack: tl.constexpr, block: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    dtype: tl.constexpr = losses.dtype.element_ty
-    shift_p, shift_n = tl.full([], 0, dtype), tl.full([], 0, dtype)
-    rest_p, rest_n = _rests(cells, row, classes, shift_p, shift_n, dtype, slack, block)
-    if tl.maximum(rest_p, rest_n) > 2.0**64:
-        shift_p, shift_n = _shifts(cells, row, classes, dtype, slack, block)
-        rest_p, rest_n = _rests(cells, row, classes, shift_p, shift_n, dtype, slack, block)
-    tl.store(losses + row, (shift_p + _log1p(rest_p)) + (shift_n + _log1p(rest_n)))
-    tl.store(residuals + row * 4, shift_p)
-    tl.store(residuals + row * 4 + 1, rest_p)
-    tl.store(residuals + row * 4 + 2, shift_n)
-    tl.store(residuals + row * 4 + 3, rest_n)
+def gradient_of_rows(cells: Cells, residuals: Residuals, upstream: Tensor) -> Tensor | None:
+    """Contiguous, for an upstream gradient of one number or of one a row. None if this Triton cannot compile it."""
+    logits, (rows, classes) = cells.logits, cells.logits.shape
+    launch = _launch_of(rows, classes, cells.kind, logits.get_device())
+    upstream = upstream.reshape(-1) if upstream.dim() > 1 else upstream
+    gradient = logits.new_empty((rows, classes)) if residuals.gradient is None else residuals.gradient
+    done = _launch(
+        kernels.gradient_kernel,
+        launch.programs,
+        cells,
+        (gradient, residuals.sums, upstream, *(upstream.stride() or (0,)), residuals.number, rows),
+        counted=isinstance(residuals.number, Tensor),
+        is_written=residuals.gradient is not None,
+        **launch.constants,
+    )
+    return gradient if done else None
 
 
-@_jit
-def _backward(gradient, residuals, upstream, stride, cells, classes, slack: tl.constexpr, block: tl.constexpr):
-    program, blocks = tl.program_id(0).to(tl.int64), tl.cdiv(classes, block)
-    row, columns = program // blocks, program % blocks * block + tl.arange(0, block)
-    dtype: tl.constexpr = residuals.dtype.element_ty
-    shift_p, rest_p = tl.load(residuals + row * 4), tl.load(residuals + row * 4 + 1)
-    shift_n, rest_n = tl.load(residuals + row * 4 + 2), tl.load(residuals + row * 4 + 3)
-    each = tl.load(upstream + row * stride)
-    z, t, lost, weight_p, weight_n = _read(cells, row, columns, classes, dtype, slack)
-    positive, negative = _terms(z, t, lost, weight_p, weight_n, shift_p, shift_n)
-    slope = negative * (each / (1 + rest_n)) - positive * (each / (1 + rest_p))
-    slope = tl.where(tl.abs(z) == float("inf"), 0.0, slope)
-    tl.store(gradient + row * classes + columns, slope.to(gradient.dtype.element_ty), mask=columns < classes)
+class Launch(NamedTuple):
+    """What is the same for all calls that are alike."""
+
+    parts: int
+    programs: int
+    """Of ``gradient_kernel``, which share the blocks of all rows."""
+    constants: dict[str, Any]
 
 
-@_jit
-def _rests(cells, row, classes, shift_p, shift_n, dtype: tl.constexpr, slack: tl.constexpr, block: tl.constexpr):
-    """Of each half, ``rest`` with ``1 + Σ terms = e^shift (1 + rest)``; a shift is a whole number."""
-    positives, negatives = tl.zeros([block], dtype), tl.zeros([block], dtype)
-    for start in range(0, classes, block):
-        columns = start + tl.arange(0, block).to(tl.int64)
-        z, t, lost, weight_p, weight_n = _read(cells, row, columns, classes, dtype, slack)
-        positive, negative = _terms(z, t, lost, weight_p, weight_n, shift_p, shift_n)
-        positives += positive
-        negatives += negative
-    return tl.sum(positives, 0) + (tl.exp(-shift_p) - 1), tl.sum(negatives, 0) + (tl.exp(-shift_n) - 1)
+@lru_cache(maxsize=256)
+def _launch_of(rows: int, classes: int, kind: Kind, index: int) -> Launch:
+    logits, targets, options = kind
+    device, tensors = device_of(index), (options & 15).bit_count()
+    cut = cut_of(rows, classes, logits.itemsize, targets.itemsize, tensors, device)
+    blocks = rows * triton.cdiv(classes, cut.block)
+    constants = {
+        "given": options,
+        "slack": 8 * torch.finfo(targets).eps if targets.is_floating_point else 0.0,
+        "index": triton.language.int32 if classes < 2**30 else triton.language.int64,
+        "block": cut.block,
+        "num_warps": cut.warps,
+        "enable_fp_fusion": True,
+    }
+    return Launch(cut.parts, min(blocks, 16 * device.multiprocessors), constants)
 
 
-@_jit
-def _shifts(cells, row, classes, dtype: tl.constexpr, slack: tl.constexpr, block: tl.constexpr):
-    """The logarithm of each half's largest term, or of 1, rounded down; finite, so that inf - inf never is."""
-    positives, negatives = tl.zeros([block], dtype), tl.zeros([block], dtype)
-    for start in range(0, classes, block):
-        columns = start + tl.arange(0, block).to(tl.int64)
-        z, t, _, weight_p, weight_n = _read(cells, row, columns, classes, dtype, slack)
-        share = t.to(dtype)
-        positives = tl.maximum(positives, _log_term(share * weight_p, -z))
-        negatives = tl.maximum(negatives, _log_term((1 - share) * weight_n, z))
-    far: tl.constexpr = 1.7976931348623157e308 if dtype == tl.float64 else 3.4028234663852886e38
-    return tl.floor(tl.minimum(tl.max(positives, 0), far)), tl.floor(tl.minimum(tl.max(negatives, 0), far))
+@lru_cache(maxsize=16)
+def device_of(index: int) -> Device:
+    """Of the GPU with this index. -1 is a CPU, where Triton's interpreter runs one program after another."""
+    if index < 0:
+        return Device(1, 2**40)
+    properties = torch.cuda.get_device_properties(index)
+    return Device(properties.multi_processor_count, properties.L2_cache_size)
 
 
-@_jit
-def _read(cells, row, columns, classes, dtype: tl.constexpr, slack: tl.constexpr):
-    """``z``, target, the rounding error of ``z``, and the weights of a positive and of a negative.
-
-    A cell that is masked, or beyond the last column, is a negative at -inf; one that holds anything illegal is NaN.
-    Options that are absent are constants here, which the compiler folds away.
-    """
-    z = _load(cells.logits, row, columns, classes, float("-inf")).to(dtype)
-    t = _load(cells.targets, row, columns, classes, 0)
-    keep = tl.full(columns.shape, 1, tl.int1)
-    if cells.where is not None:
-        keep = _load(cells.where, row, columns, classes, 0)
-    weight_p, weight_n = tl.full(columns.shape, 1, dtype), tl.full(columns.shape, 1, dtype)
-    lost = tl.zeros(columns.shape, dtype)
-    if cells.weight is not None:
-        weight = _load(cells.weight, row, columns, classes, 0).to(dtype)
-        z = tl.where((weight >= 0) & (weight < float("inf")), z, float("nan"))
-        weight_n = tl.where(keep, weight, 0.0)
-        weight_p = weight_n
-    if cells.pos_weight is not None:
-        weight = _load(cells.pos_weight, row, columns, classes, 0).to(dtype)
-        z = tl.where((weight >= 0) & (weight < float("inf")), z, float("nan"))
-        weight_p = weight_p * tl.where(keep, weight, 0.0)
-    if cells.threshold is not None:
-        z, lost = _subtract(z, _load(cells.threshold, row, columns, classes, 0).to(dtype))
-    if t.dtype.is_floating():
-        soft = t if t.dtype == tl.float64 else t.to(tl.float32)
-        z = tl.where((soft >= -slack) & (soft <= 1 + slack), z, float("nan"))
-        t = tl.where(keep, tl.minimum(tl.maximum(soft.to(dtype), 0.0), 1.0), 0.0)
-    else:
-        if t.dtype != tl.int1:
-            z = tl.where((t == 0) | (t == 1), z, float("nan"))
-        t = (t == 1) & keep
-    return tl.where(keep, z, float("-inf")), t, lost, weight_p, weight_n
+def _launch(kernel: Any, programs: int, cells: Cells, arguments: tuple[Any, ...], **constants: Any) -> bool:
+    """False if this Triton cannot compile the kernel for this kind of call, now or before: then a formula must do."""
+    if cells.kind in _refused:
+        return False
+    try:
+        with torch.cuda.device_of(cells.logits):  # type: ignore[no-untyped-call]
+            kernel[(programs,)](*arguments, *cells.arguments, **constants)
+    except Exception as error:  # a compiler has many, of its own and of those that it calls
+        _refuse(cells.kind, error)
+        return False
+    return True
 
 
-@_jit
-def _load(view, row, columns, classes, other):
-    return tl.load(view.start + row * view.row + columns * view.column, mask=columns < classes, other=other)
+_refused: set[Kind] = set()
 
 
-@_jit
-def _subtract(z, threshold):
-    """``z - threshold`` and its rounding error: ``zlpr_core._terms.subtract``."""
-    finite = tl.where(tl.abs(z) < float("inf"), z, 0.0)
-    difference = finite - threshold
-    part = difference - finite
-    lost = (finite - (difference - part)) - (threshold + part)
-    return z - threshold, tl.where(tl.abs(lost) < 0.01, lost, 0.0)
-
-
-@_jit
-def _terms(z, t, lost, weight_p, weight_n, shift_p, shift_n):
-    """The terms of the two halves, scaled by their shifts. A hard cell is in one of them: one exponential is enough."""
-    if t.dtype == tl.int1:
-        term = _weighted_exp(tl.where(t, weight_p, weight_n), tl.where(t, -z, z) - tl.where(t, shift_p, shift_n))
-        term *= 1 + tl.where(t, -lost, lost)
-        return tl.where(t, term, 0.0), tl.where(t, 0.0, term)
-    else:  # noqa: RET505 - Triton compiles the branch that is taken, and nothing after a return
-        positive = _weighted_exp(t * weight_p, -z - shift_p) * (1 - lost)
-        negative = _weighted_exp((1 - t) * weight_n, z - shift_n) * (1 + lost)
-        return positive, negative
-
-
-@_jit
-def _weighted_exp(weight, x):
-    """``weight · e^x``, 0 for a weight of 0. By halves: neither a weight of 1e-30 nor one of 1e30 leaves the range.
-
-    ``tl.exp`` is 2^(x · log2 e) with a rounded product, which at x = -67 costs 4e-6. So x is split first, into
-    2n · log 2 with a whole n, and a rest below log 2; log 2 is in two parts, of which n times the first is exact.
-    """
-    x = tl.where((weight == 0) & (x > 0), 0.0, x)
-    if x.dtype == tl.float64:
-        half = tl.exp(0.5 * x)
-        return (weight * half) * half
-    else:  # noqa: RET505
-        x = tl.clamp(x, -1600.0, 1600.0, propagate_nan=tl.PropagateNan.ALL)  # e^x is 0 or inf far earlier
-        n = (x * 0.7213475204444817 + 12582912.0) - 12582912.0  # 1.5 · 2^23 leaves no room for a fraction
-        rest = (x - n * 1.38671875) - n * -0.000424388880241
-        half = tl.exp2(n)
-        return (weight * half) * (tl.exp2(rest * 1.4426950408889634) * half)
-
-
-@_jit
-def _log_term(weight, x):
-    return tl.where(weight > 0, tl.log2(weight) * 0.6931471805599453 + x, 0.0)
-
-
-@_jit
-def _log1p(x):
-    whole = 1 + x
-    lost = tl.where(whole < float("inf"), x - (whole - 1), 0.0)
-    return tl.log(whole) + lost / whole
+def _refuse(kind: Kind, error: Exception) -> None:
+    _refused.add(kind)
+    options = [name for name, bits in _FLAGS.items() if kind[2] & sum(bits)]
+    what = f"{kind[0]} logits, {kind[1]} targets and {', '.join(options) or 'no option'}"
+    lines = str(error).strip().splitlines() or [""]
+    msg = (
+        f"Triton {triton.__version__} cannot run the kernel for {what}, so the plain formula takes its place. "
+        f"{type(error).__name__}: {lines[-1]}"
+    )
+    warnings.warn(msg, RuntimeWarning, stacklevel=2)

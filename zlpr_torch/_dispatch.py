@@ -6,6 +6,7 @@ between: in the functions of ``_autograd`` and in ``_ops._backward``.
 """
 
 import importlib
+from functools import lru_cache
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
@@ -181,6 +182,7 @@ def _kernel_for(device: torch.device, impl: Implementation) -> ModuleType | None
     return _triton() if impl == "triton" or _has_ops(device) else None
 
 
+@lru_cache(maxsize=1)
 def _triton() -> ModuleType:
     """Imported when first used, because Triton takes its time."""
     return importlib.import_module("zlpr_torch._cuda")

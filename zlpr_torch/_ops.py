@@ -61,7 +61,7 @@ def _forward_by(kernel: Any) -> Any:
         reduction: Reduction, with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         options = _as_options(mask, weight, pos_weight, threshold)
-        loss, residuals = kernel().forward(input, target, options, tuple(dim), reduction, with_gradient=with_gradient)
+        loss, residuals = kernel.forward(input, target, options, tuple(dim), reduction, with_gradient=with_gradient)
         return loss, input.new_empty(0) if residuals is None else residuals
 
     return forward
@@ -74,7 +74,7 @@ def _backward_by(kernel: Any) -> Any:
     ) -> Tensor:  # fmt: skip
         options = _as_options(mask, weight, pos_weight, threshold)
         kept = residuals if residuals.numel() else None
-        gradient: Tensor = kernel().backward(
+        gradient: Tensor = kernel.backward(
             upstream, kept, input, target, options, tuple(dim), reduction, overwrite=False
         )
         return gradient
@@ -82,23 +82,37 @@ def _backward_by(kernel: Any) -> Any:
     return backward
 
 
-def _cuda() -> Any:
-    """Imported when first used, because Triton takes its time."""
-    from . import _cuda as kernel
+class _Triton:
+    """The kernels of a GPU as ops, which return what they make and write over nothing: forward leaves the sums.
 
-    return kernel
+    A gradient made in forward would have to be copied in backward, because Inductor does not write over what a graph
+    saved (torch 2.13): 9 bytes a logit for bfloat16 and bool instead of 8.
+    """
+
+    @staticmethod
+    def forward(*call: Any, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        from . import _cuda  # when first used, because Triton takes its time
+
+        loss, residuals = _cuda.forward(*call, with_gradient=False)
+        return loss, residuals.sums if with_gradient else None
+
+    @staticmethod
+    def backward(upstream: Tensor, sums: Tensor | None, *call: Any, overwrite: bool) -> Tensor:
+        from . import _cuda
+
+        residuals = None if sums is None else _cuda.Residuals(sums)
+        return _cuda.backward(upstream, residuals, *call, overwrite=overwrite)
 
 
-torch.library.impl("zlpr::forward", "cpu")(_forward_by(lambda: _cpu))
-torch.library.impl("zlpr::backward", "cpu")(_backward_by(lambda: _cpu))
-torch.library.impl("zlpr::forward", "cuda")(_forward_by(_cuda))
-torch.library.impl("zlpr::backward", "cuda")(_backward_by(_cuda))
+torch.library.impl("zlpr::forward", "cpu")(_forward_by(_cpu))
+torch.library.impl("zlpr::backward", "cpu")(_backward_by(_cpu))
+torch.library.impl("zlpr::forward", "cuda")(_forward_by(_Triton))
+torch.library.impl("zlpr::backward", "cuda")(_backward_by(_Triton))
 
 
-@torch.library.register_fake("zlpr::forward")  # type: ignore[untyped-decorator]
-def _(
+def _fake_forward(
     input: Tensor, target: Tensor, mask: Any, weight: Any, pos_weight: Any, threshold: Any, dim: list[int],
-    reduction: Reduction, with_gradient: bool,
+    reduction: Reduction, with_gradient: bool, device: str | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Shapes, dtypes and strides of what the kernels return."""
     layout = Layout(input.dim(), tuple(dim))
@@ -106,15 +120,18 @@ def _(
     loss = input.new_empty(layout.batch(input.shape) if reduction == "none" else (), dtype=wide)
     if not with_gradient:
         return loss, input.new_empty(0)
-    if input.device.type == "cpu":
+    if (device or input.device.type) == "cpu":
         kept = _cpu.keeps_gradient(input, reduction)
         return loss, layout.empty_cells(input) if kept else input.new_empty(0)
     return loss, input.new_empty((layout.number_of_rows(input.shape), 4), dtype=wide)
 
 
-@torch.library.register_fake("zlpr::backward")  # type: ignore[untyped-decorator]
-def _(upstream: Tensor, residuals: Tensor, input: Tensor, *call: Any) -> Tensor:
+def _fake_backward(upstream: Tensor, residuals: Tensor, input: Tensor, *call: Any) -> Tensor:
     return Layout(input.dim(), tuple(call[-2])).empty_cells(input)
+
+
+torch.library.register_fake("zlpr::forward", _fake_forward)
+torch.library.register_fake("zlpr::backward", _fake_backward)
 
 
 @torch.library.impl("zlpr::tied", "cpu")

@@ -7,6 +7,7 @@ import torch
 
 from zlpr_core._options import Options
 from zlpr_torch import _cuda, zlpr_loss
+from zlpr_torch._layout import layout_of
 
 torch.manual_seed(0)
 LOGITS = 3 * torch.randn(5, 4)
@@ -39,10 +40,14 @@ def test_tensors_without_axes(target):
 
 
 def test_tensors_without_axes_may_come_from_the_cpu():
-    """As everywhere in PyTorch. A meta tensor stands for the GPU."""
+    """As everywhere in PyTorch. A meta tensor stands for the GPU; the numbers are in the arguments already."""
     logits, number = LOGITS.to("meta"), torch.tensor(0.5)
-    moved = _cuda._beside(logits, HARD.to("meta"), Options(torch.tensor(True), number, 2.0, number))
-    assert [x.device.type if isinstance(x, torch.Tensor) else x for x in moved] == ["meta", "meta", 2.0, "meta"]
+    options = Options(torch.tensor(True), number, 2.0, -number)
+    cells = _cuda.cells_of(layout_of(2, (1,)), logits, HARD.to("meta"), options)
+    mask, *others = cells.arguments[6::3][:4]
+    assert mask.device.type == "meta"
+    assert others == [_cuda._bits(0.5), _cuda._bits(2.0), _cuda._bits(-0.5)]
+    assert cells.kind == (torch.float32, torch.bool, 1 + 16 + 32 + 64)
 
 
 @pytest.mark.parametrize("argument", ["target", "mask", "weight", "pos_weight", "threshold"])
@@ -55,7 +60,7 @@ def test_other_tensors_on_another_device_are_named(argument):
     match = rf"^`{argument}` must be on the device of `input`\. Received: meta and cpu\. Move it first\."
     for call in (
         lambda: _cuda.forward(LOGITS, target, options, (1,), "none", with_gradient=True),
-        lambda: _cuda.backward(torch.ones(5), torch.ones(5, 4), LOGITS, target, options, (1,), "none", overwrite=False),
+        lambda: _cuda.backward(torch.ones(5), None, LOGITS, target, options, (1,), "none", overwrite=False),
     ):
         with pytest.raises(ValueError, match=match):
             call()

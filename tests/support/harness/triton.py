@@ -10,10 +10,14 @@ import torch
 from triton.runtime import interpreter
 
 from harness.pytorch import Torch
-from zlpr_core._options import Options
+from zlpr_core._options import DEFAULT, Options
 from zlpr_torch import _cuda
+from zlpr_torch._layout import layout_of
+
+ROWS = layout_of(2, (1,))
 
 _cut, _exact_exp = interpreter._convert_float, interpreter.InterpreterBuilder.create_exp
+_patch = interpreter._patch_lang_tensor
 
 
 def _rounded(values, source, target, mode):
@@ -30,31 +34,44 @@ def _exp(builder, x):
     return builder.unary_op(x, lambda data: np.exp2(data * np.float32(np.log2(np.e))))
 
 
+def _patched(tensor, *scope):
+    """A loop over a range reads its ends as numbers, for which Triton below 3.7 hands NumPy an array with an axis."""
+    _patch(tensor, *scope)
+    tensor.__index__ = lambda self: int(self.handle.data.item())
+
+
 # from here on, in this process, the interpreter rounds as a GPU does
+interpreter._patch_lang_tensor = _patched
 interpreter._convert_float = _rounded
 interpreter.InterpreterBuilder.create_exp = _exp
 
 
-def forward(logits, targets, options=Options()):  # noqa: B008 - a tuple
+def forward(logits, targets, options=DEFAULT, *, reduction="none"):
+    """The loss of each row, and the residuals, as ``zlpr_loss`` asks for them: "sum" with the gradient."""
     with np.errstate(all="ignore"):  # the interpreter is NumPy, which warns where a GPU does not
-        return _cuda.losses_of_rows(logits, targets, options)
+        cells = _cuda.cells_of(ROWS, logits, targets, options)
+        return _cuda.losses_of_rows(cells, 1, with_gradient=reduction == "sum")
 
 
-def backward(*arguments):
+def backward(logits, targets, options, residuals, upstream):
     with np.errstate(all="ignore"):
-        return _cuda.gradient_of_rows(*arguments)
+        return _cuda.gradient_of_rows(_cuda.cells_of(ROWS, logits, targets, options), residuals, upstream)
 
 
 class Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, targets, options):
-        losses, residuals = forward(logits, targets, options)
+        losses, residuals = forward(logits, targets, options, reduction="sum")
         ctx.arguments = logits, targets, options, residuals
         return losses
 
     @staticmethod
     def backward(ctx, upstream):
-        return backward(*ctx.arguments, upstream), None, None
+        """With an upstream of one number, which is what a sum hands over."""
+        *arguments, residuals = ctx.arguments
+        if (upstream == 1).all():
+            return backward(*arguments, residuals, torch.ones((), dtype=upstream.dtype)), None, None
+        return backward(*arguments, residuals._replace(gradient=None), upstream), None, None
 
 
 class Kernels(Torch):
@@ -77,7 +94,7 @@ class Kernels(Torch):
         batch = arrays[0].sum(axis).shape
         if name == "zlpr":
             return Loss.apply(logits, targets, options).reshape(batch)
-        shift, total = forward(logits, targets, options)[1].unflatten(1, (2, 2)).unbind(-1)
+        shift, total = forward(logits, targets, options)[1].sums.unflatten(1, (2, 2)).unbind(-1)
         return (shift + total.log1p()).reshape(*batch, 2).unbind(-1)
 
 

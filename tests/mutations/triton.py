@@ -1,0 +1,36 @@
+"""One-line breakages of the kernels for a GPU, and of what launches them. By Triton's interpreter."""
+
+from mutations import Mutant
+
+HERE = "integrations/triton/test_triton"
+FIRST, TESTS = (f"{HERE}.py",), ("integrations/triton",)
+CUDA, KERNELS, PLAN = (f"zlpr_torch/_{name}.py" for name in ("cuda", "triton_kernels", "triton_plan"))
+CALLS, SHARED, TOGETHER, ARGUMENTS, GRAPHS = (
+    (f"{HERE}_{name}.py",) for name in ("calls", "shared", "combinations", "arguments", "graphs")
+)
+
+MUTANTS = {
+    # --- the kernels
+    "always the quick sum": Mutant(KERNELS, "if tl.maximum(sum_p, sum_n) > 2.0**64:", "if sum_p < 0:"),
+    "shifts are not whole": Mutant(KERNELS, "return tl.floor(tl.minimum(tl.max(positives, 0), far)), tl.floor(", "return (tl.minimum(tl.max(positives, 0), far)), (", FIRST),
+    "the next float64 target beyond 1": Mutant(KERNELS, "tl.full([], 1 + slack, soft.dtype)", "tl.full([], 1 + slack, tl.float32)"),
+    "numbers as float32": Mutant(KERNELS, ".to(tl.float64, bitcast=True).to(dtype)", ".to(tl.float64, bitcast=True).to(tl.float32).to(dtype)"),
+    "pos_weight alone": Mutant(KERNELS, "weight_p = weight_p * tl.where(keep, w, 0.0)", "weight_p = tl.where(keep, w, 0.0)", TOGETHER),
+    "threshold's digits lost": Mutant(KERNELS, "z, lost = _subtract(z, theta)", "z = z - theta"),
+    "gradient of infinity": Mutant(KERNELS, "tl.where(tl.abs(z) == float(\"inf\"), 0.0, negative", "tl.where(tl.abs(z) < 0, 0.0, negative", (*SHARED, *TOGETHER)),
+    "any upstream is the foreseen one": Mutant(KERNELS, "tl.where(tl.load(upstream) == 1.0, 0, chunks)", "chunks * 0", FIRST),
+    "the foreseen upstream is not known": Mutant(KERNELS, "tl.where(tl.load(upstream) == 1.0, 0, chunks)", "chunks", FIRST),
+    "upstream of the first row": Mutant(KERNELS, "tl.load(upstream + row * upstream_step)", "tl.load(upstream)", FIRST),
+    "parts in no order": Mutant(KERNELS, "_store(partial + place.to(tl.int64) * 4,", "_store(partial,", SHARED),
+    "parts of one shift": Mutant(KERNELS, "tl.sum(sums * tl.exp(shifts - shift), 0)", "tl.sum(sums, 0)", SHARED),
+    "stored too late": Mutant(KERNELS, "        _store(partial + place.to(tl.int64) * 4, shift_p, sum_p, shift_n, sum_n)\n        _meet(counters + 1 + row, parts)\n", "        _meet(counters + 1 + row, parts)\n        _store(partial + place.to(tl.int64) * 4, shift_p, sum_p, shift_n, sum_n)\n", SHARED),
+    # --- the launches
+    "the gradient of none is foreseen": Mutant(CUDA, 'with_gradient=with_gradient and reduction != "none"', "with_gradient=with_gradient", CALLS),
+    "a broadcast axis has a stride": Mutant(CUDA, "0 if size == 1 else step for", "step for", TOGETHER),
+    "a mean by all examples": Mutant(CUDA, "layout.number_of_rows(input.shape) if labelled is None else number_of(labelled)", "layout.number_of_rows(input.shape)", (*GRAPHS, *CALLS)),
+    "it fails again and again": Mutant(CUDA, "    _refused.add(kind)\n", "", CALLS),
+    "gradients of a backward that fails": Mutant(CUDA, "    return gradient if done else None", "    return gradient", CALLS),
+    "of another device": Mutant(CUDA, "        if option.dim():\n", "        if False:\n", ARGUMENTS),
+    "more parts than fit": Mutant(PLAN, "device.multiprocessors // 2, classes", "classes", SHARED),
+    "parts of rows that fit": Mutant(PLAN, "0.75 * device.l2_bytes", "0.1 * device.l2_bytes", SHARED),
+}  # fmt: skip
