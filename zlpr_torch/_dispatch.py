@@ -101,7 +101,7 @@ def _learned_threshold(input: Tensor, options: Options) -> Tensor | None:
 
 def _needs_formula(input: Tensor, target: Tensor | None, options: Options) -> bool:
     """True where a kernel would give a wrong derivative, or none, or must not be in the program that is made."""
-    if _torch_internals.is_transformed() or (torch.compiler.is_compiling() and _is_exporting()):
+    if _torch_internals.is_transformed() or is_exporting():
         return True
     if type(input) not in _PLAIN and not _torch_internals.is_fake(input):
         return True
@@ -137,12 +137,12 @@ def _saveable_options(options: Options) -> Options:
     return Options._make([_saveable(option) for option in options])
 
 
-def _is_exporting() -> bool:
+def is_exporting() -> bool:
     """True in ``torch.export`` and in the ONNX exporter, whose programs run where this package is not installed.
 
     ``torch.compiler.is_exporting`` came with torch 2.7; before, all compiled code counts as exported.
     """
-    return _says_exporting is None or bool(_says_exporting())
+    return torch.compiler.is_compiling() and (_says_exporting is None or bool(_says_exporting()))
 
 
 _says_exporting = getattr(torch.compiler, "is_exporting", None)

@@ -49,7 +49,7 @@ def _as_tensor(option: Any, device: torch.device) -> Tensor | None:
     return torch.full((), option, dtype=torch.float64, device=device)
 
 
-def _as_options(mask: Any, weight: Any, pos_weight: Any, threshold: Any) -> Options:
+def as_options(mask: Any, weight: Any, pos_weight: Any, threshold: Any) -> Options:
     """On a CPU tensors without axes become numbers again, which cost a kernel less."""
     given = [x.item() if x is not None and x.dim() == 0 and x.is_cpu else x for x in (weight, pos_weight, threshold)]
     return Options(mask, given[0], given[1], 0.0 if given[2] is None else given[2])
@@ -60,7 +60,7 @@ def _forward_by(kernel: Any) -> Any:
         input: Tensor, target: Tensor, mask: Any, weight: Any, pos_weight: Any, threshold: Any, dim: list[int],
         reduction: Reduction, with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        options = _as_options(mask, weight, pos_weight, threshold)
+        options = as_options(mask, weight, pos_weight, threshold)
         loss, residuals = kernel.forward(input, target, options, tuple(dim), reduction, with_gradient=with_gradient)
         return loss, input.new_empty(0) if residuals is None else residuals
 
@@ -72,7 +72,7 @@ def _backward_by(kernel: Any) -> Any:
         upstream: Tensor, residuals: Tensor, input: Tensor, target: Tensor, mask: Any, weight: Any, pos_weight: Any,
         threshold: Any, dim: list[int], reduction: Reduction,
     ) -> Tensor:  # fmt: skip
-        options = _as_options(mask, weight, pos_weight, threshold)
+        options = as_options(mask, weight, pos_weight, threshold)
         kept = residuals if residuals.numel() else None
         gradient: Tensor = kernel.backward(
             upstream, kept, input, target, options, tuple(dim), reduction, overwrite=False

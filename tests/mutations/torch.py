@@ -16,6 +16,8 @@ OPTIONS, EDGES, VALUES = (
     ("conformance/test_values.py",),
 )
 CHUNKS, IDS, LINEAR, SHARDED = (f"zlpr_torch/_{name}.py" for name in ("chunks", "ids", "linear", "sharded"))
+LINEAR_AUTOGRAD, LINEAR_OPS = (f"zlpr_torch/_linear_{name}.py" for name in ("autograd", "ops"))
+COMPILED = ("frameworks/torch/test_torch_linear_compiled.py",)
 GIVEN, LINEARLY = (("frameworks/torch/test_torch_linear" + name,) for name in ("_given.py", ".py"))
 SHARDEDLY = ("integrations/torch/test_torch_sharded.py",)
 PAIRED, BLOCKWISE = ("conformance/test_divergences.py",), ("frameworks/torch/test_torch_pairs.py",)
@@ -35,11 +37,11 @@ MUTANTS = {
     "labelled by every cell": Mutant(REDUCTION, "mask.expand(*shape).any(axes)", "mask.expand(*shape).all(axes)", WAYS),
     "sum is mean": Mutant(REDUCTION, "return losses.sum()\n", "return losses.mean()\n", FUNCTIONS),
     # --- which way a loss takes
-    "kernel under transforms": Mutant(DISPATCH, "if _torch_internals.is_transformed() or (", "if (", (*WAYS, "conformance/test_derivatives.py")),
+    "kernel under transforms": Mutant(DISPATCH, "if _torch_internals.is_transformed() or is_exporting():", "if is_exporting():", (*WAYS, "conformance/test_derivatives.py")),
     "kernel though the options have gradients": Mutant(DISPATCH, "return any(is_for_formula(x) for x in (target, *options))", "return is_for_formula(target)", ("conformance/test_derivatives.py", *WAYS)),
     "kernel though the targets have gradients": Mutant(DISPATCH, "return is_for_formula(target)\n", "return False\n", ("conformance/test_derivatives.py", *WAYS)),
     "impl ignored": Mutant(DISPATCH, 'if impl != "plain" and _torch_internals.is_eager()', "if _torch_internals.is_eager()", WAYS),
-    "ops in exported programs": Mutant(DISPATCH, "or (torch.compiler.is_compiling() and _is_exporting()):", "or False:", WAYS),
+    "ops in exported programs": Mutant(DISPATCH, "if _torch_internals.is_transformed() or is_exporting():", "if _torch_internals.is_transformed():", WAYS),
     # --- autograd around the kernels
     "second order of a constant": Mutant(AUTOGRAD, "if torch.is_grad_enabled():", "if False:", ("conformance/test_derivatives.py",)),
     "batched upstream to the kernel": Mutant(AUTOGRAD, "or _torch_internals.is_batched(upstream)\n", "", FUNCTIONS),
@@ -138,15 +140,19 @@ MUTANTS = {
     "linear: rows with an infinite logit by the kernel": Mutant(CHUNKS, "(~(finite & are_near(chunk, sums)))", "(~are_near(chunk, sums))", LINEARLY),
     "linear: sums of rows far out by the kernel": Mutant(CHUNKS, "    if len(far):\n", "    if False:\n", LINEARLY),
     "linear: blocks of a part": Mutant(CHUNKS, "upstream, halves=True, of_part=True)", "upstream, of_part=True)", GIVEN),
-    "linear: half precision rounded where all logits fit": Mutant(LINEAR, "    if not input.is_cpu:\n        return", "    if True:\n        return", GIVEN),
+    "linear: half precision rounded where all logits fit": Mutant(LINEAR_AUTOGRAD, "    if not input.is_cpu:\n        return", "    if True:\n        return", GIVEN),
     "linear: gradients that nobody wants": Mutant(LINEAR, "if not is_counted or not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in layer)):", "if not is_counted:", GIVEN),
     "sharded: ranges are not compared": Mutant(SHARDED, "_check_parts([_read(each[:, -DIGITS:]) for each in gathered])", "pass", SHARDEDLY),
     "sharded: the own sums only": Mutant(SHARDED, "distributed.all_gather(gathered, mine, group=group)\n    if checked", "gathered = [mine] * len(gathered)\n    if checked", SHARDEDLY),
-    "sharded: inputs' gradient not summed": Mutant(LINEAR, "distributed.all_reduce(found[0], group=call.group)", "pass", SHARDEDLY),
+    "sharded: inputs' gradient not summed": Mutant(LINEAR_AUTOGRAD, "distributed.all_reduce(found[0], group=call.group)", "pass", SHARDEDLY),
     "linear: bias not cut": Mutant(CHUNKS, "layer.bias[first:last].to(out.dtype)", "layer.bias[: last - first].to(out.dtype)", LINEARLY),
     "linear: the hook gets nothing": Mutant(CHUNKS, "wanted.hook(part, (gradient.t() @ layer.input).to(layer.weight.dtype))", "pass", LINEARLY),
-    "linear: the mean of all rows": Mutant(LINEAR, "(len(layer.input) if labelled is None else number_of(labelled))", "len(layer.input)", LINEARLY),
-    "linear: a second backward adds to the first": Mutant(LINEAR, "made, ctx.gradients = ctx.gradients, None", "made = ctx.gradients", LINEARLY),
-    "linear: upstream gradient forgotten": Mutant(LINEAR, "gradient.mul_(upstream) for gradient", "gradient for gradient", LINEARLY),
+    "linear: the mean of all rows": Mutant(LINEAR_AUTOGRAD, "(len(layer.input) if labelled is None else number_of(labelled))", "len(layer.input)", LINEARLY),
+    "linear: a second backward adds to the first": Mutant(LINEAR_AUTOGRAD, "made, ctx.gradients = ctx.gradients, None", "made = ctx.gradients", LINEARLY),
+    "linear op: the plan's budget forgotten": Mutant(LINEAR_OPS, '"memory_budget": budget}', '"memory_budget": None}', COMPILED),
+    "linear op: rows without a label": Mutant(LINEAR_OPS, "labelled if _has_labels(*tensors, *others) else None", "None", COMPILED),
+    "linear op: a gradient in the options, silently": Mutant(LINEAR_OPS, "if any(ctx.needs_input_grad[3:]):", "if False:", COMPILED),
+    "linear op: second order of a constant": Mutant(LINEAR_OPS, "if torch.is_grad_enabled():", "if False:", COMPILED),
+    "linear: upstream gradient forgotten": Mutant(LINEAR_AUTOGRAD, "gradient.mul_(upstream) for gradient", "gradient for gradient", LINEARLY),
     "linear: rows though a mask decides the mean": Mutant(LINEAR, "if not is_counted or not (torch", "if not (torch", LINEARLY),
 }  # fmt: skip

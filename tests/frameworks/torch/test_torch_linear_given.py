@@ -69,14 +69,14 @@ def test_peak_memory(scale, most):
 
 def test_without_a_gradient_none_is_made(monkeypatch):
     """The way by rows makes it while the loss is."""
-    monkeypatch.setattr(zlpr_torch._linear, "one_sweep", lambda *_: pytest.fail("a gradient was made"))
+    monkeypatch.setattr(zlpr_torch._linear_autograd, "one_sweep", lambda *_: pytest.fail("a gradient was made"))
     budget = 4 * 8 * CLASSES * 64
     layer = arrays()
     with torch.no_grad():
         quiet = linear_zlpr_loss(layer[0], layer[1], HARD, layer[2], memory_budget=budget)
     detached = [array.detach() for array in layer]
     assert torch.equal(linear_zlpr_loss(detached[0], detached[1], HARD, detached[2], memory_budget=budget), quiet)
-    monkeypatch.setattr(zlpr_torch._linear, "one_sweep", one_sweep)
+    monkeypatch.setattr(zlpr_torch._linear_autograd, "one_sweep", one_sweep)
     torch.testing.assert_close(
         linear_zlpr_loss(layer[0], layer[1], HARD, layer[2], memory_budget=budget).detach(), quiet
     )
@@ -142,7 +142,7 @@ def test_an_id_out_of_range_is_named():
 
 
 def test_compiled():
-    """In one graph: there the logits are made at once."""
+    """In one graph, and by chunks."""
     input, weight, bias = arrays()
     ids = torch.tensor([[3, -1]] * ROWS)
 

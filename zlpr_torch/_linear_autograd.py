@@ -1,0 +1,176 @@
+"""A linear layer and its loss in one: what autograd knows of them, and all logits at once where these are needed."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed
+
+from zlpr_core._indices import Ids
+from zlpr_core._options import Options
+from zlpr_core._reduce import ShiftedSum
+from zlpr_core._terms import Halves
+
+from . import _dispatch, _sharded
+from ._autograd import is_seen_through
+from ._chunks import Hook, Layer, Sums, Targets, Wanted, gradients, one_sweep, sums_of
+from ._formula import linear_gradient
+from ._plan import LinearPlan
+from ._reduction import Reduction, number_of, reduce
+
+
+class Call(NamedTuple):
+    """What autograd does not look into."""
+
+    shape: tuple[int, ...]  # of the logits
+    dtype: torch.dtype  # that computes
+    reduction: Reduction
+    plan: LinearPlan
+    budget: int | None  # of which the plan is made
+    hook: Hook | None
+    rounded: torch.dtype | None
+    group: Any
+    part: _sharded.Part | None = None  # which classes these are, where the others are to be asked whether it fits
+
+
+def as_rows(cells: Tensor) -> Tensor:
+    return cells.reshape(-1, cells.shape[-1])
+
+
+def dense_loss(call: Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, options: Options) -> Tensor:
+    """By the loss of the logits, which are made at once."""
+    logits = _all_logits(call, layer)
+    target = targets.of(0, call.shape[-1]).reshape(call.shape)
+    target, where = targets.prepared(target, options.where, logits)
+    axes = (len(call.shape) - 1,)
+    # not by `_replace`, which PyTorch 2.6 does not compile
+    prepared = Options(where, options.weight, options.pos_weight, options.threshold)
+    return _dispatch.loss(logits, target, prepared, axes, call.reduction, "auto")
+
+
+def _all_logits(call: Call, layer: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+    """On a CPU as the chunks have them: half precision is not rounded again. Elsewhere as ``nn.Linear`` has them."""
+    input, weight, bias = layer
+    if not input.is_cpu:
+        return torch.nn.functional.linear(input, weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
+    if call.rounded is not None:
+        input, weight = input.to(call.rounded), weight.to(call.rounded)
+    with torch.autocast("cpu", enabled=False):
+        wide = input.to(call.dtype), weight.to(call.dtype), None if bias is None else bias.to(call.dtype)
+        return torch.nn.functional.linear(*wide)
+
+
+class LinearLoss(torch.autograd.Function):
+    """The reduced loss with the derivatives in input, weight and bias, from two numbers a row and half."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: Call, fixed: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor | None
+    ) -> Tensor:
+        layer = read_layer(call, fixed, input, weight, bias, tensors)
+        ctx.call, ctx.fixed, ctx.gradients = call, fixed, None
+        if call.plan.way == "rows":
+            each = 1 / max(len(layer.input), 1) if call.reduction == "mean" else 1.0
+            losses, ctx.gradients = one_sweep(layer, call.plan.size, each, Wanted(*ctx.needs_input_grad[2:5]))
+            ctx.save_for_backward(input, weight, bias, *tensors)
+            return reduce(losses, call.reduction)
+        sums = sums_of_rows(call, layer)
+        ctx.save_for_backward(input, weight, bias, *tensors, *[p for half in sums.halves for p in half], sums.labelled)
+        losses = sums.losses.to(call.dtype)
+        return reduce(losses.reshape(call.shape[:-1]), call.reduction, sums.labelled)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        input, weight, bias, *tensors = ctx.saved_tensors
+        own, tensors, kept = (input, weight, bias), tensors[:8], tensors[8:]
+        wanted = Wanted(*ctx.needs_input_grad[2:5])._replace(hook=ctx.call.hook)
+        if torch.is_grad_enabled():
+            found = differentiable(upstream, ctx.call, ctx.fixed, own, tensors, wanted)
+        elif is_seen_through(upstream):
+            found = _linear_in_upstream(
+                upstream, ctx.call, read_layer(ctx.call, ctx.fixed, input, weight, bias, tensors)
+            )
+        elif ctx.gradients is not None:
+            # A second backward finds none and computes them anew: autograd may add to these in place.
+            made, ctx.gradients = ctx.gradients, None
+            found = _scaled(made, upstream)
+        else:
+            layer = read_layer(ctx.call, ctx.fixed, input, weight, bias, tensors)
+            found = second_sweep(upstream, ctx.call, layer, kept, wanted)
+        pairs = zip(found, own, strict=True)
+        return None, None, *[g if g is None else g.to(x.dtype).reshape(x.shape) for g, x in pairs], *[None] * 8
+
+
+def sums_of_rows(call: Call, layer: Layer) -> Sums:
+    """Of whole rows, whichever process has their classes."""
+    sums = sums_of(layer, call.plan.by_classes().size)
+    return sums if call.group is None else _sharded.whole_rows(sums, call.dtype, call.group, call.part)
+
+
+def second_sweep(
+    upstream: Tensor, call: Call, layer: Layer, kept: Sequence[Tensor], wanted: Wanted
+) -> list[Tensor | None]:
+    """The gradients by the sums of forward; without any, from the first sweep on."""
+    halves, labelled = sums_of_rows(call, layer) if not kept else Sums(_halves(kept), kept[4])
+    each = upstream.reshape(-1, 1).to(call.dtype)
+    if call.reduction == "mean":
+        each = each / (len(layer.input) if labelled is None else number_of(labelled))
+    found = gradients(layer, call.plan.by_classes().size, halves, each.expand(len(layer.input), 1), wanted)
+    if call.group is not None and found[0] is not None:
+        distributed.all_reduce(found[0], group=call.group)
+    return found
+
+
+def _linear_in_upstream(upstream: Tensor, call: Call, layer: Layer) -> list[Tensor | None]:
+    """The gradients by operations on ``upstream``, for a transform of it, and by all logits at once."""
+    _refuse_shards(call)
+    weights, bias = layer.weights(0, layer.classes), None if layer.bias is None else layer.bias.to(call.dtype)
+    logits = torch.nn.functional.linear(layer.input, weights, bias)
+    target, where = layer.targets.prepared(layer.targets.of(0, layer.classes), layer.options.where, logits)
+    options = layer.options._replace(where=where)
+    flat = upstream.reshape(-1) if call.reduction == "none" else upstream
+    gradient = linear_gradient(flat, logits, target, options, (1,), call.reduction)
+    return [gradient @ weights, gradient.mT @ layer.input, None if bias is None else gradient.sum(0)]
+
+
+def _refuse_shards(call: Call) -> None:
+    if call.group is not None or call.hook is not None:
+        msg = "With `group` or `weight_grad_hook` there is no second derivative, and no vmap of the backward pass."
+        raise NotImplementedError(msg)
+
+
+def _halves(kept: Sequence[Tensor]) -> Halves:
+    return Halves(ShiftedSum(kept[0], kept[1]), ShiftedSum(kept[2], kept[3]))
+
+
+def _scaled(gradients: list[Tensor | None], upstream: Tensor) -> list[Tensor | None]:
+    """In place. 1 is what ``loss.backward()`` hands over, and a look at it costs nothing on a CPU."""
+    if upstream.is_cpu and upstream.item() == 1:
+        return gradients
+    return [None if gradient is None else gradient.mul_(upstream) for gradient in gradients]
+
+
+def read_layer(
+    call: Call, fixed: Any, input: Tensor, weight: Tensor, bias: Tensor | None, tensors: Sequence[Tensor | None]
+) -> Layer:
+    numbers, *prepared = fixed
+    dense, *ids = tensors[:4]
+    targets = Targets(dense, None if dense is not None else Ids(*ids), *prepared)
+    options = Options(*[n if x is None else x for x, n in zip(tensors[4:8], numbers, strict=True)])
+    rows = as_rows(input)
+    rounded = (rows if call.rounded is None else rows.to(call.rounded)).to(call.dtype)
+    return Layer(rounded, weight, bias, targets, options, call.rounded)
+
+
+def differentiable(
+    upstream: Tensor, call: Call, fixed: Any, layer: Any, tensors: Sequence[Any], wanted: Wanted
+) -> list[Tensor | None]:
+    """Gradients with a graph of their own, for second order: by all logits at once."""
+    _refuse_shards(call)
+    flat = read_layer(call, fixed, layer[0], layer[1], layer[2], tensors)
+    with torch.enable_grad():
+        rows = as_rows(layer[0]), layer[1], layer[2]
+        loss = dense_loss(call._replace(shape=(len(rows[0]), call.shape[-1])), rows, flat.targets, flat.options)
+        wrt = [part for part, want in zip(layer, wanted[:3], strict=True) if want]
+        found = iter(torch.autograd.grad(loss, wrt, upstream.reshape(loss.shape), create_graph=True))
+    return [next(found) if want else None for want in wanted[:3]]
