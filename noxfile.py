@@ -218,7 +218,7 @@ def gpu(session: nox.Session) -> None:
 @nox.parametrize("backend", RELEASED, ids=RELEASED)
 def minimums(session: nox.Session, backend: str) -> None:
     """Oldest versions allowed, where they install. Run it before a release; an old torch brings CUDA packages."""
-    allowed = [*PROJECT["project"]["dependencies"], *EXTRAS.get(backend, ["numpy>=1.26"])]
+    allowed = [*PROJECT["project"]["dependencies"], *EXTRAS.get(backend, ["numpy>=2.0"])]
     peers = GROUPS["jax"] if backend == "jax" else []  # tests/frameworks/jax train with these
     session.install(*(requirement.replace(">=", "==") for requirement in allowed), *GROUPS["test"], *peers)
     session.install("--no-deps", ".")

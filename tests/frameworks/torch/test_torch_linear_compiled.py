@@ -16,6 +16,7 @@ MASK = torch.rand(ROWS, CLASSES, generator=torch.Generator().manual_seed(2)) < 0
 MASK[4] = False
 WEIGHT = torch.rand(CLASSES, generator=torch.Generator().manual_seed(3))
 IGNORED = torch.where(MASK, HARD.float(), -1.0)
+IS_OP = hasattr(torch.compiler, "is_exporting")  # before torch 2.7 all compiled code counts as exported: plain formulas
 OPTIONS = {
     "none": {},
     "sum": {"reduction": "sum"},
@@ -86,8 +87,8 @@ def test_class_ids():
 def test_the_graph_has_the_op_and_no_logits():
     given = arrays()
     _, targets = graph_of(lambda x, w, b: linear_zlpr_loss(x, w, HARD, b, memory_budget=SMALL), *given)
-    assert any("linear_forward" in target for target in targets)
-    assert not any("linear." in target or "built-in function linear>" in target for target in targets)
+    assert any("linear_forward" in target for target in targets) is IS_OP
+    assert any("built-in function linear>" in target for target in targets) is not IS_OP
 
 
 def test_the_op_keeps_to_the_budget(monkeypatch):
@@ -95,7 +96,7 @@ def test_the_op_keeps_to_the_budget(monkeypatch):
     sizes, sums_of = [], _linear_autograd.sums_of
     monkeypatch.setattr(_linear_autograd, "sums_of", lambda layer, size: sizes.append(size) or sums_of(layer, size))
     graph_of(lambda x, w, b: linear_zlpr_loss(x, w, HARD, b, memory_budget=SMALL), input, weight, bias)
-    assert sizes == [256]
+    assert sizes == ([256] if IS_OP else [])
 
 
 def test_gradients_that_nobody_wants():
@@ -139,7 +140,7 @@ def test_other_batch_sizes_are_not_compiled_again():
     for rows in (9, 12, 20, 33):
         input, target = torch.randn(rows, FEATURES), torch.rand(rows, CLASSES) < 0.01
         torch.testing.assert_close(step(input, weight, bias, target), zlpr_loss(linear(input, weight, bias), target))
-    assert len(compiled) == 1
+    assert len(compiled) == (1 if IS_OP else 2)
 
 
 def test_what_fake_tensors_and_make_fx_see():
@@ -158,6 +159,7 @@ def test_what_fake_tensors_and_make_fx_see():
     assert [fake.grad.shape for fake in fakes] == [input.shape, weight.shape, bias.shape]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own, torch 2.14
 def test_the_ops_keep_pytorchs_rules():
     input, weight, bias = arrays(dtype=torch.float64)
     for target, ids, mask, reduction in ((HARD, (None,) * 3, MASK, "mean"), (HARD, (None,) * 3, None, "none")):
