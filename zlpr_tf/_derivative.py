@@ -144,7 +144,8 @@ def _twice_differentiable(s: Any, t: Any, upstream: Any, forward: _Forward) -> A
     def first_order(s: Any, t: Any, upstream: Any) -> Any:
         def backward(upstream_of_gradient: Any) -> list[Any]:
             plain = _plain_gradient(s, t, upstream, s)
-            slopes: list[Any] = tf.gradients(plain, [s, t, upstream], upstream_of_gradient)
+            given = [s, t, upstream]
+            slopes: list[Any] = tf.gradients(plain, given, upstream_of_gradient, stop_gradients=given)
             return slopes
 
         return _gradient(s, t, upstream, forward), backward
@@ -153,5 +154,8 @@ def _twice_differentiable(s: Any, t: Any, upstream: Any, forward: _Forward) -> A
 
 
 def _plain_gradient(s: Any, t: Any, upstream: Any, wrt: Any) -> Any:
-    """By ``tf.gradients``, which needs no tape: in forward mode none is running."""
-    return tf.gradients(zlpr_core.zlpr(s, t, axis=AXES, xp=xp), wrt, upstream)[0]
+    """By ``tf.gradients``, which needs no tape: in forward mode none is running.
+
+    Partial derivatives: else it would follow the graph to what one argument was computed of, if that is another one.
+    """
+    return tf.gradients(zlpr_core.zlpr(s, t, axis=AXES, xp=xp), wrt, upstream, stop_gradients=[s, t])[0]

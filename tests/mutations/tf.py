@@ -56,6 +56,8 @@ MUTANTS = {
     "graph: illegal targets": Mutant(DERIVATIVE, "near = (t >= 0) & (t <= 1) & (ops.abs(s) <= log(most))", "near = ops.abs(s) <= log(most)", EDGES),
     "graph: far logits": Mutant(DERIVATIVE, "& (ops.abs(s) <= log(most))", "", (*VALUES, *EDGES)),
     "graph: no gradient in the targets": Mutant(DERIVATIVE, 'if xp.isdtype(t.dtype, "real floating") else None\n            return', "if False else None\n            return", DERIVATIVES),
-    "graph: second order": Mutant(DERIVATIVE, "tf.gradients(plain, [s, t, upstream], upstream_of_gradient)", "tf.gradients(plain, [s, t, upstream])", DERIVATIVES),
+    "graph: second order": Mutant(DERIVATIVE, "tf.gradients(plain, given, upstream_of_gradient, stop", "tf.gradients(plain, given, stop", DERIVATIVES),
+    "graph: derivatives of what the upstream gradient is computed of": Mutant(DERIVATIVE, "upstream_of_gradient, stop_gradients=given)", "upstream_of_gradient)", TF),
+    "graph: logits that are computed of the labels": Mutant(DERIVATIVE, ", stop_gradients=[s, t])", ")", TF),
     "graph: the last block": Mutant(DERIVATIVE, "first = tf.minimum(first, count - step)", "first = tf.minimum(first, 0)", (*VALUES, *TF)),
 }  # fmt: skip

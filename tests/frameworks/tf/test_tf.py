@@ -65,6 +65,39 @@ def test_one_row_that_is_far_out_leaves_the_others_alone(labels, logits, rows, j
 
 
 @pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
+def test_second_order_where_the_upstream_gradient_depends_on_the_logits(labels, jit):
+    """As that of a squared loss does. In a graph TensorFlow would count its derivative twice."""
+    logits = tf.constant(LOGITS)
+
+    def product():
+        with tf.GradientTape() as outer:
+            outer.watch(logits)
+            with tf.GradientTape() as inner:
+                inner.watch(logits)
+                squared = zlpr_loss(labels, logits) ** 2
+            total = tf.reduce_sum(inner.gradient(squared, logits) ** 2)
+        return outer.gradient(total, logits)
+
+    np.testing.assert_allclose(tf.function(product, jit_compile=jit)(), product(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("computed", ["labels", "logits"])
+def test_labels_and_logits_of_which_one_is_computed_of_the_other(computed, jit):
+    start = tf.constant(SOFT)
+
+    def slopes():
+        with tf.GradientTape() as tape:
+            tape.watch(start)
+            pair = (tf.sigmoid(start), start) if computed == "labels" else (start, 3 * start)
+            losses = zlpr_loss(*pair)
+        return tape.gradient(losses, start)
+
+    np.testing.assert_allclose(tf.function(slopes, jit_compile=jit)(), slopes(), rtol=1e-10)
+
+
+@pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("logits", [LOGITS, FAR], ids=["near", "far"])
 @pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
 def test_derivatives_of_a_vectorized_map(labels, logits, jit):
