@@ -7,7 +7,7 @@ import sys
 import pytest
 from registry import ENTRIES, FRAMEWORKS, ROOT
 
-ENVIRONMENTS = [pytest.param(entry, id=name) for name, entry in ENTRIES.items() if "only" not in entry]
+ENVIRONMENTS = [pytest.param(entry, id=name) for name, entry in ENTRIES.items() if not {"only", "device"} & set(entry)]
 
 
 def use(entry):
