@@ -31,6 +31,7 @@ from ._cpu_terms import (
     number_tensor,
     of_halves,
     soft_terms,
+    summed,
 )
 from ._layout import Layout, Shape, layout_of, some_rows
 from ._namespace import xp
@@ -217,16 +218,7 @@ class Sweep:
             in_positive, in_negative = of_halves(upstream, self.dtype, halves=True)
             losses = negative.mul_(in_negative).addcmul_(positive, in_positive, value=-1).sum(1, True)
         else:
-            one, positive_sum, negative_sum = (
-                number_tensor(1.0, self.dtype),
-                positive.sum(1, True),
-                negative.sum(1, True),
-            )
-            losses = joined(torch.log1p(positive_sum), torch.log1p(negative_sum), halves=self.halves)
-            if upstream is not None:
-                in_positive, in_negative = of_halves(upstream, self.dtype, halves=self.halves)
-                negative.mul_(in_negative / negative_sum.add_(one))
-                negative.addcmul_(positive, in_positive / positive_sum.add_(one), value=-1)
+            losses = summed(negative, positive, upstream, halves=self.halves)
         if gradient is not None and not in_place:
             gradient.copy_(negative)
         return losses if illegal is None else losses.masked_fill_(illegal, torch.nan)

@@ -25,16 +25,23 @@ def at_once(
     dtype = logits.dtype if logits.dtype in WIDE else torch.float32
     wide = logits if logits.dtype == dtype else logits.to(dtype)
     negative, positive, illegal = _terms(wide, targets, exponentials)
-    one, positive_sum, negative_sum = number_tensor(1.0, dtype), positive.sum(1, True), negative.sum(1, True)
-    losses = joined(torch.log1p(positive_sum), torch.log1p(negative_sum), halves=halves)
+    losses = summed(negative, positive, upstream, halves=halves)
     if illegal is not None:
         losses.masked_fill_(illegal, torch.nan)
     if upstream is None:
         return losses, None
-    in_positive, in_negative = of_halves(upstream, dtype, halves=halves)
-    negative.mul_(in_negative / negative_sum.add_(one))
-    negative.addcmul_(positive, in_positive / positive_sum.add_(one), value=-1)
     return losses, negative if logits.dtype == dtype else negative.to(logits.dtype)
+
+
+def summed(negative: Tensor, positive: Tensor, upstream: Any, *, halves: bool) -> Tensor:
+    """The losses of whole rows from their terms. If there is an ``upstream``, ``negative`` becomes the gradient."""
+    dtype, positive_sum, negative_sum = negative.dtype, positive.sum(1, True), negative.sum(1, True)
+    losses = joined(torch.log1p(positive_sum), torch.log1p(negative_sum), halves=halves)
+    if upstream is not None:
+        one, (in_positive, in_negative) = number_tensor(1.0, dtype), of_halves(upstream, dtype, halves=halves)
+        negative.mul_(in_negative / negative_sum.add_(one))
+        negative.addcmul_(positive, in_positive / positive_sum.add_(one), value=-1)
+    return losses
 
 
 def _terms(logits: Tensor, targets: Tensor, exponentials: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

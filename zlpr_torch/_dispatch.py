@@ -31,7 +31,7 @@ def loss(
     input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, impl: Implementation
 ) -> Tensor:
     """Reduced ZLPR of checked arguments, by the fastest way that is right here."""
-    if impl != "plain" and _torch_internals.is_eager() and type(input) in _PLAIN:
+    if impl != "plain" and _is_eager(input):
         return _eager_loss(input, target, options, axes, reduction, impl)
     if impl != "plain" and not _needs_formula(input, target, options) and _has_ops(input.device):
         with_gradient = torch.is_grad_enabled() and input.requires_grad
@@ -56,8 +56,7 @@ def _eager_loss(
 def terms(input: Tensor, target: Tensor, options: Options, axes: Shape) -> tuple[Tensor, Tensor]:
     """The two halves of checked arguments, by the CPU kernel where that is right."""
     input, target, options = _saveable(input), _saveable(target), _saveable_options(options)
-    in_graph = torch.compiler.is_compiling() or _torch_internals.is_recorded() or _torch_internals.is_fake(input)
-    if in_graph or not input.is_cpu or _needs_formula(input, target, options):
+    if not _is_eager(input) or not input.is_cpu or _needs_formula(input, target, options):
         return zlpr_core.zlpr_terms(input, target, axis=axes, **options.by_name(), xp=xp)
     if torch.is_grad_enabled() and input.requires_grad:
         return KernelTerms.apply(axes, options, input, target)  # type: ignore[no-any-return, no-untyped-call]
@@ -72,8 +71,7 @@ def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
     is_plain = isinstance(call.scale, float) and isinstance(call.share, float)  # a tensor may be traced
     if not is_plain or _needs_formula(p, target, options) or _needs_formula(q, target, options):
         return plain_pair(call, inputs)
-    in_graph = torch.compiler.is_compiling() or _torch_internals.is_recorded() or _torch_internals.is_fake(p)
-    kernel = None if in_graph or not (p.is_cpu and q.is_cpu) else _cpu_divergences
+    kernel = _cpu_divergences if _is_eager(p) and p.is_cpu and q.is_cpu else None
     if kernel is None and target is not None:
         return _rdrop_by_parts(call, inputs, target)
     if torch.is_grad_enabled() and (p.requires_grad or q.requires_grad):
@@ -87,6 +85,11 @@ def _rdrop_by_parts(call: PairCall, inputs: Inputs, target: Tensor) -> Tensor:
     first = loss(p, target, options, call.axes, call.reduction, "auto")
     second = loss(q, target, options, call.axes, call.reduction, "auto")
     return 0.5 * (first + second) + of_pair(call, Inputs(p, q, None, Options(options.where)))
+
+
+def _is_eager(input: Tensor) -> bool:
+    """True if a kernel may be called at once: nothing but autograd looks on."""
+    return _torch_internals.is_eager() and type(input) in _PLAIN
 
 
 def _learned_threshold(input: Tensor, options: Options) -> Tensor | None:

@@ -1,7 +1,6 @@
 """A linear layer and its loss in one: the functions, and which way computes them."""
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from ._chunks import Hook, Targets
 from ._ids import ids_of_part
 from ._linear_autograd import Call, LinearLoss, as_rows, dense_loss
 from ._namespace import Option, xp
-from ._plan import LinearPlan
 from ._reduction import Reduction, read_reduction
 
 
@@ -151,13 +149,8 @@ def _call_of(
 ) -> Call:
     """Of arguments that are checked here."""
     _check(input, weight, bias, budget)
-    read = read_reduction(reduction)
-    wide = torch.float64 if torch.float64 in (input.dtype, weight.dtype) else torch.float32
-    shape, device = (*input.shape[:-1], weight.shape[0]), input.device.type
-    sizes: Any = {"rows": prod(shape[:-1]), "classes": shape[-1], "device": device, "memory_budget": budget}
-    one_sweep = hook is None and group is None and read != "none"
-    plan = LinearPlan.of(**sizes, bytes_a_logit=wide.itemsize, one_sweep=one_sweep)
-    return Call(shape, wide, read, plan, budget, hook, _autocast_dtype(device), group)
+    rounded = _autocast_dtype(input.device.type)
+    return Call.of(input, weight, read_reduction(reduction), budget, hook=hook, rounded=rounded, group=group)
 
 
 def _check(input: Tensor, weight: Tensor, bias: Tensor | None, budget: Any) -> None:

@@ -1,6 +1,7 @@
 """A linear layer and its loss in one: what autograd knows of them, and all logits at once where these are needed."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,30 @@ class Call(NamedTuple):
     rounded: torch.dtype | None
     group: Any
     part: _sharded.Part | None = None  # which classes these are, where the others are to be asked whether it fits
+
+    @classmethod
+    def of(
+        cls,
+        input: Tensor,
+        weight: Tensor,
+        reduction: Reduction,
+        budget: int | None,
+        *,
+        hook: Hook | None = None,
+        rounded: torch.dtype | None = None,
+        group: Any = None,
+    ) -> "Call":
+        """Of checked arguments, with a plan for their sizes."""
+        wide, shape = computing_dtype(input, weight), (*input.shape[:-1], weight.shape[0])
+        sizes: Any = {"rows": prod(shape[:-1]), "classes": shape[-1], "device": input.device.type}
+        one_sweep = hook is None and group is None and reduction != "none"
+        plan = LinearPlan.of(**sizes, memory_budget=budget, bytes_a_logit=wide.itemsize, one_sweep=one_sweep)
+        return cls(shape, wide, reduction, plan, budget, hook, rounded, group)
+
+
+def computing_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
+    """That of the logits and of the loss."""
+    return torch.float64 if torch.float64 in (input.dtype, weight.dtype) else torch.float32
 
 
 def as_rows(cells: Tensor) -> Tensor:

@@ -1,30 +1,57 @@
 """A linear layer and its loss as two ops of a graph, ``zlpr::linear_forward`` and ``zlpr::linear_backward``.
 
 Compiled code, FakeTensorMode and ``make_fx`` see them as they are: loops over chunks would be unrolled there, and the
-plain formula makes all logits. They take the way by classes, in two sweeps, because a graph that asks for no gradient
-and one that does look alike to them.
+plain formula makes all logits. They take the way by classes, in two sweeps: a forward op that is traced does not know
+which gradients will be asked for.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from zlpr_core._options import Options
 
-from ._chunks import Targets, Wanted
-from ._linear_autograd import Call, differentiable, read_layer, second_sweep, sums_of_rows
+from ._chunks import Layer, Targets, Wanted
+from ._linear_autograd import Call, computing_dtype, differentiable, read_layer, second_sweep, sums_of_rows
 from ._ops import as_options, tensors_of
-from ._plan import LinearPlan
 from ._reduction import Reduction, reduce
 
+
+class _Given(NamedTuple):
+    """What both ops take, in the order of their schema."""
+
+    input: Tensor
+    linear_weight: Tensor
+    bias: Tensor | None
+    target: Tensor | None
+    indices: Tensor | None
+    unused: Tensor | None
+    illegal: Tensor | None
+    mask: Tensor | None
+    weight: Tensor | None
+    pos_weight: Tensor | None
+    threshold: Tensor | None
+    label_smoothing: float | None
+    ignore_index: float | None
+    reduction: Reduction
+    memory_budget: int | None
+    rounded: torch.dtype | None
+
+    @property
+    def says_which_rows_count(self) -> bool:
+        """True if a row may have no cell that counts."""
+        return self.mask is not None or self.ignore_index is not None
+
+
+_TENSORS = _Given._fields.index("label_smoothing")  # so many come first
 _CALL = (
     "Tensor input, Tensor linear_weight, Tensor? bias, Tensor? target, Tensor? indices, Tensor? unused, "
     "Tensor? illegal, Tensor? mask, Tensor? weight, Tensor? pos_weight, Tensor? threshold, float? label_smoothing, "
     "float? ignore_index, str reduction, int? memory_budget, ScalarType? rounded"
 )
-_TENSORS = 11
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 torch.library.define("zlpr::linear_forward", f"({_CALL}) -> (Tensor, Tensor, Tensor)", tags=_TAGS)
 torch.library.define(
@@ -43,20 +70,18 @@ def loss(call: Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targe
     return reduced
 
 
-def _read(tensors: Sequence[Any], others: Sequence[Any]) -> tuple[Call, Any, list[Any]]:
-    """What ``_linear_autograd`` calls so: the call, what is fixed, and the tensors of targets and options."""
-    label_smoothing, ignore_index, reduction, budget, rounded = others
-    input, weight = tensors[:2]
-    wide = torch.float64 if torch.float64 in (input.dtype, weight.dtype) else torch.float32
-    classes = weight.shape[0]
-    rows = input.numel() // max(input.shape[-1], 1)
-    sizes: Any = {"rows": rows, "classes": classes, "device": input.device.type, "memory_budget": budget}
-    plan = LinearPlan.of(**sizes, bytes_a_logit=wide.itemsize, one_sweep=False)
-    options = [_with_axes(option) for option in as_options(*tensors[7:_TENSORS])]
-    numbers = [None if isinstance(option, Tensor) else option for option in options]
-    given = [option if isinstance(option, Tensor) else None for option in options]
-    call = Call((*input.shape[:-1], classes), wide, reduction, plan, budget, None, rounded, None)
-    return call, (numbers, label_smoothing, ignore_index), [*tensors[3:7], *given]
+def _call_of(given: _Given) -> Call:
+    return Call.of(given.input, given.linear_weight, given.reduction, given.memory_budget, rounded=given.rounded)
+
+
+def _parts_of(given: _Given) -> tuple[Any, list[Any]]:
+    """Targets and options as ``_linear_autograd`` takes them: what autograd does not look into, and tensors."""
+    options = as_options(given.mask, given.weight, given.pos_weight, given.threshold)
+    flat = [_with_axes(option) for option in options]
+    numbers = [None if isinstance(option, Tensor) else option for option in flat]
+    tensors = [option if isinstance(option, Tensor) else None for option in flat]
+    targets = given.target, given.indices, given.unused, given.illegal
+    return (numbers, given.label_smoothing, given.ignore_index), [*targets, *tensors]
 
 
 def _with_axes(option: Any) -> Any:
@@ -64,11 +89,16 @@ def _with_axes(option: Any) -> Any:
     return option.reshape(1, 1) if isinstance(option, Tensor) and option.dim() == 0 else option
 
 
+def _layer_of(given: _Given, call: Call) -> Layer:
+    fixed, tensors = _parts_of(given)
+    return read_layer(call, fixed, given.input, given.linear_weight, given.bias, tensors)
+
+
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The loss, the sums of both halves of each row, and which rows are labelled, nothing if all are."""
-    tensors, others = arguments[:_TENSORS], arguments[_TENSORS:]
-    call, fixed, given = _read(tensors, others)
-    sums = sums_of_rows(call, read_layer(call, fixed, tensors[0], tensors[1], tensors[2], given))
+    given = _Given(*arguments)
+    call = _call_of(given)
+    sums = sums_of_rows(call, _layer_of(given, call))
     losses = sums.losses.to(call.dtype).reshape(call.shape[:-1])
     kept = torch.cat([part for half in sums.halves for part in half], 1).t().contiguous()
     labelled = kept.new_empty(0, dtype=torch.bool) if sums.labelled is None else sums.labelled
@@ -79,18 +109,12 @@ def _backward(
     upstream: Tensor, sums: Tensor, labelled: Tensor, wanted: list[bool], *arguments: Any
 ) -> tuple[Tensor, ...]:
     """The gradients of input, weight and bias; nothing for one that is not wanted."""
-    tensors, others = arguments[:_TENSORS], arguments[_TENSORS:]
-    call, fixed, given = _read(tensors, others)
-    layer = read_layer(call, fixed, tensors[0], tensors[1], tensors[2], given)
-    kept: list[Any] = [*sums.unsqueeze(-1).unbind(), labelled if _has_labels(*tensors, *others) else None]
-    found = second_sweep(upstream, call, layer, kept, Wanted(wanted[0], wanted[1], wanted[2]))
-    own = zip(found, tensors[:3], strict=True)
-    return tuple(sums.new_empty(0) if g is None else g.to(x.dtype).reshape(x.shape) for g, x in own)
-
-
-def _has_labels(*arguments: Any) -> bool:
-    """True if a mask or an ``ignore_index`` says which rows count."""
-    return arguments[7] is not None or arguments[_TENSORS + 1] is not None
+    given = _Given(*arguments)
+    call = _call_of(given)
+    kept: list[Any] = [*sums.unsqueeze(-1).unbind(), labelled if given.says_which_rows_count else None]
+    found = second_sweep(upstream, call, _layer_of(given, call), kept, Wanted(wanted[0], wanted[1], wanted[2]))
+    own = zip(found, given[:3], strict=True)
+    return tuple(sums.new_empty(0) if g is None or x is None else g.to(x.dtype).reshape(x.shape) for g, x in own)
 
 
 for _device in ("cpu", "cuda"):
@@ -99,17 +123,14 @@ for _device in ("cpu", "cuda"):
 
 
 @torch.library.register_fake("zlpr::linear_forward")  # type: ignore[untyped-decorator]
-def _(input: Tensor, linear_weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Shapes and dtypes of what ``_forward`` returns."""
-    wide = torch.float64 if torch.float64 in (input.dtype, linear_weight.dtype) else torch.float32
-    reduction: Reduction = others[-3]
-    rows = 1
-    for size in input.shape[:-1]:
-        rows = rows * size
-    loss = input.new_empty(input.shape[:-1] if reduction == "none" else (), dtype=wide)
+    given = _Given(*arguments)
+    input, wide = given.input, computing_dtype(given.input, given.linear_weight)
+    rows = prod(input.shape[:-1])
+    loss = input.new_empty(input.shape[:-1] if given.reduction == "none" else (), dtype=wide)
     sums = input.new_empty((4, rows), dtype=torch.float64 if input.device.type == "cpu" else wide)
-    labels = rows if _has_labels(input, linear_weight, *others) else 0
-    return loss, sums, input.new_empty(labels, dtype=torch.bool)
+    return loss, sums, input.new_empty(rows if given.says_which_rows_count else 0, dtype=torch.bool)
 
 
 @torch.library.register_fake("zlpr::linear_backward")  # type: ignore[untyped-decorator]
@@ -129,14 +150,15 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _gradients(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
     sums, labelled, *tensors = ctx.saved_tensors
-    wanted = list(ctx.needs_input_grad[:3])
+    given, wanted = _Given(*tensors, *ctx.others), list(ctx.needs_input_grad[:3])
     found: Sequence[Tensor | None]
     if torch.is_grad_enabled():
-        call, fixed, given = _read(tensors, ctx.others)
-        found = differentiable(upstream, call, fixed, tensors[:3], given, Wanted(*wanted))
+        fixed, others = _parts_of(given)
+        found = differentiable(upstream, _call_of(given), fixed, given[:3], others, Wanted(*wanted))
     else:
-        found = torch.ops.zlpr.linear_backward(upstream, sums, labelled, wanted, *tensors, *ctx.others)
-    return *[g if want else None for g, want in zip(found, wanted, strict=True)], *[None] * (_TENSORS + 2)
+        found = torch.ops.zlpr.linear_backward(upstream, sums, labelled, wanted, *given)
+    own = [gradient if want else None for gradient, want in zip(found, wanted, strict=True)]
+    return *own, *[None] * (len(_Given._fields) - 3)
 
 
 torch.library.register_autograd("zlpr::linear_forward", _gradients, setup_context=_setup_context)
