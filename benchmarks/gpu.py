@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run all, print the table, and tell by the exit status whether every test passed."""
     arguments = parse(argv)
     if missing := [name for name in NEEDED if not find_spec(name)]:
-        sys.exit(f"Missing: {', '.join(missing)}. CONTRIBUTING.md says how to carry wheels to a machine without pip.")
+        sys.exit(f"Missing: {', '.join(missing)}. Install the dependency groups `test` and `bench`.")
     seen = [name for name in SEES if find_spec(name) and sees_gpu(name)]
     if not (seen or arguments.quick):
         sys.exit("No GPU: neither PyTorch nor JAX finds one by this interpreter.")

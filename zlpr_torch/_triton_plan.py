@@ -1,7 +1,7 @@
 """How a launch of ``_triton_kernels`` is cut: classes to a block, warps, and programs that share a row.
 
-The sizes are those that were fastest on an H100. Wide rows want large blocks with many warps: then few rows are read at
-once, and their second reading finds them in the L2 cache.
+Where an H100 was measured, the sizes are its fastest of those that spill no register when they are compiled. Wide rows
+want large blocks with many warps: then few rows are read at once, and their second reading finds them in the L2 cache.
 """
 
 from typing import NamedTuple

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 import subprocess
 import sys
@@ -51,6 +52,15 @@ def quick_run(framework, folder, table="peers"):
     assert len(found) == len(rows)
     check_ratios(found)
     return found
+
+
+def check_that_a_gpu_is_missed(framework):
+    """The table of a GPU, asked for without one, says so and fails."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, BENCHMARKS / "run.py", "--framework", framework, "--table", "gpu"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"The table `gpu` needs a GPU, and {framework} finds none here."
 
 
 def check_ratios(found):

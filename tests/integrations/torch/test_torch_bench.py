@@ -1,11 +1,10 @@
 """The benchmark measures every candidate, and its memory is that of every allocation."""
 
-import os
 import re
 import subprocess
 import sys
 
-from quick_benchmark import BENCHMARKS, BOTH_PASSES, FAMILY, holds_the_gradient, quick_run
+from quick_benchmark import BENCHMARKS, BOTH_PASSES, FAMILY, check_that_a_gpu_is_missed, holds_the_gradient, quick_run
 
 CANDIDATES = ("zlpr", "zlpr compiled", "BCE", "BCE compiled", "soft margin", "timm ASL", "timm ZLPR", "textbook ZLPR")
 ALLOCATIONS = """
@@ -77,8 +76,4 @@ def test_what_a_machine_with_a_gpu_runs(tmp_path):
 
 
 def test_a_gpu_that_is_not_there_is_missed():
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, BENCHMARKS / "run.py", "--framework", "torch", "--table", "gpu"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.strip() == "The table `gpu` needs a GPU, and torch finds none here."
+    check_that_a_gpu_is_missed("torch")

@@ -94,7 +94,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize(("call", "expected"), CUTS.items(), ids=map(str, CUTS))
-def test_the_cuts_that_were_fastest(call, expected):
+def test_the_cuts_of_an_h100(call, expected):
     assert cut_of(*call, 0, H100) == expected
 
 
