@@ -21,7 +21,7 @@ from zlpr_core._terms import Halves, halves_of
 from zlpr_core._typing import Axis
 from zlpr_core._unshifted import gradient, gradient_factors, limit, row_factors, unshifted_sums, unshifted_terms
 
-from ._namespace import xp, xp_in_loop
+from ._namespace import is_in_graph, xp, xp_in_loop
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -33,11 +33,14 @@ BLOCK = 2**14
 """Logits of which exact sums are taken at a time."""
 
 
-def zlpr(logits: Any, targets: Any, axis: Axis) -> Any:
-    """``zlpr_core.zlpr`` without options, for ``zlpr_loss`` in a graph.
+def loss(logits: Any, targets: Any, axis: Axis, options: Options) -> Any:
+    """``zlpr_core.zlpr``, without options in a graph by the rule. Eagerly, that would always derive in targets."""
+    if options.are_default and is_in_graph():
+        return _by_rule(logits, targets, axis)
+    return zlpr_core.zlpr(logits, targets, axis=axis, **options.by_name(), xp=xp)
 
-    Eagerly, a rule would always compute the derivative in targets.
-    """
+
+def _by_rule(logits: Any, targets: Any, axis: Axis) -> Any:
     axes, shape = class_axes(logits, axis, xp=xp), ops.shape(logits)
     if axes == AXES and len(shape) == 2:
         return _losses(logits, targets)

@@ -19,7 +19,7 @@ from zlpr_core._typing import Axis
 
 from . import _derivative
 from ._divergence_derivative import divergence
-from ._namespace import is_in_graph, of_shape, xp
+from ._namespace import of_shape, xp
 from ._symbolic import keras_function
 
 
@@ -80,9 +80,7 @@ def zlpr_loss(
     """
     scores, targets, kept = _read(labels, logits, where, label_smoothing, ignore_index)
     options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)
-    if options.are_default and is_in_graph():
-        return _derivative.zlpr(scores, targets, axis)
-    return zlpr_core.zlpr(scores, targets, axis=axis, **options.by_name(), xp=xp)
+    return _derivative.loss(scores, targets, axis, options)
 
 
 @keras_function
@@ -153,13 +151,18 @@ def sparse_zlpr_loss(
 def _labels(indices: Any, scores: Any, axis: Axis, pad: int | None) -> Any:
     if hasattr(indices, "dense_shape"):  # a SparseTensor, told by its attributes: Keras may run without TensorFlow
         return _of_matrix(indices, scores, axis)
+    return indicated(plain_ids(indices, pad), scores, axis, pad, xp=xp)
+
+
+def plain_ids(indices: Any, pad: int | None) -> Any:
+    """Ragged rows filled up, as a tensor. Lists stay, as their lengths may differ, and so does a matrix of SciPy."""
     if hasattr(indices, "row_splits"):
         wide = indices.with_flat_values(ops.cast(indices.flat_values, "int64"))  # which holds every pad
         indices = wide.to_tensor(default_value=PAD if pad is None else pad)
     if not isinstance(indices, (list, tuple)) and not is_matrix(indices):
         indices = ops.convert_to_tensor(indices)
         _check_ids(indices)
-    return indicated(indices, scores, axis, pad, xp=xp)
+    return indices
 
 
 def _check_ids(ids: Any) -> None:
@@ -271,9 +274,14 @@ def _read(
     labels: Any, logits: Any, where: Any, label_smoothing: float | None, ignore_index: float | None
 ) -> tuple[Any, Any, Any]:
     """``(logits, targets, where)`` as tensors, with the two options of the adapters worked into the last two."""
-    refuse_sparse(labels, "targets", xp=xp)
-    if hasattr(labels, "row_splits"):
-        raise sparse_error(labels, "targets", xp=xp)
+    refuse_sparse_labels(labels)
     scores, options = ops.convert_to_tensor(logits), {"label_smoothing": label_smoothing, "ignore_index": ignore_index}
     targets = of_shape(ops.convert_to_tensor(labels), scores)
     return scores, *prepare_targets(targets, where, scores, **options, xp=xp)
+
+
+def refuse_sparse_labels(labels: Any) -> None:
+    """Raise if they are a sparse matrix or ragged."""
+    refuse_sparse(labels, "targets", xp=xp)
+    if hasattr(labels, "row_splits"):
+        raise sparse_error(labels, "targets", xp=xp)

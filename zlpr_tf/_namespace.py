@@ -10,6 +10,7 @@ from keras import KerasTensor, backend, ops
 
 from zlpr_core._checks import same_shape
 from zlpr_core._namespace import largest, namespace_from
+from zlpr_core._options import Logits
 from zlpr_core._typing import Extended
 
 if backend.backend() == "tensorflow":
@@ -146,7 +147,8 @@ def of_shape(x: Any, like: Any) -> Any:
 
 def _shape_of(x: Any, ids: Any, /) -> tuple[Any, ...]:
     # A size that is unknown while tracing is a tensor in TensorFlow. In JAX it is an expression, which stays one.
-    return tuple(ops.cast(size, ids.dtype) if hasattr(size, "dtype") else size for size in ops.shape(x))
+    sizes = x.shape if isinstance(x, Logits) else ops.shape(x)
+    return tuple(ops.cast(size, ids.dtype) if hasattr(size, "dtype") else size for size in sizes)
 
 
 def _mark(ids: Any, classes: Any, /) -> Any:
@@ -183,7 +185,13 @@ xp = namespace_from(
     mark=_mark,
     shape_of=_shape_of,
     stop_gradient=ops.stop_gradient,
-    dialect={"targets": "labels", "zlpr": "zlpr_loss", "sparse_zlpr": "sparse_zlpr_loss"},
+    dialect={
+        "targets": "labels",
+        "linear_weight": "kernel",
+        "zlpr": "zlpr_loss",
+        "sparse_zlpr": "sparse_zlpr_loss",
+        "sparse_linear_zlpr": "sparse_linear_zlpr_loss",
+    },
 )
 xp_in_loop = cast("Extended", SimpleNamespace(**{**vars(xp), "sum": _sum_in_loop}))
 """``xp`` for sums of terms that take few operations each: XLA stores no terms, but computes them as it adds them up."""

@@ -16,6 +16,7 @@ LOSSES = {"rdrop_zlpr", "sparse_zlpr", "zlpr", "zlpr_grad", "zlpr_hessian_diag",
 CORE = {"Array", "Namespace"} | LINEAR | LOSSES
 ADAPTER_LINEAR = {
     "zlpr_jax": {"linear_zlpr_loss", "sparse_linear_zlpr_loss"},
+    "zlpr_tf": {"LinearZLPR", "linear_zlpr_loss", "sparse_linear_zlpr_loss"},
     "zlpr_torch": {"LinearPlan", "LinearZLPRLoss", "linear_zlpr_loss", "sparse_linear_zlpr_loss"},
 }
 CLASSES = {

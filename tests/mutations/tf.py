@@ -7,6 +7,11 @@ TESTS = ("conformance", "frameworks/tf", "frameworks/keras")
 CLASSES, LOSSES, MODELS, REDUCTION = (f"zlpr_tf/_{name}.py" for name in ("classes", "losses", "models", "reduction"))
 DERIVATIVE, NAMESPACE, SYMBOLIC = (f"zlpr_tf/_{name}.py" for name in ("derivative", "namespace", "symbolic"))
 KERAS, TF = ("frameworks/keras",), ("frameworks/tf",)
+LINEAR, LINEAR_GRAPH, LINEAR_LAYER = (f"zlpr_tf/_linear{name}.py" for name in ("", "_graph", "_layer"))
+LINEARLY, LAYERED = (
+    ("frameworks/tf/test_tf_linear.py", "frameworks/keras/test_keras_linear.py"),
+    ("frameworks/keras/test_keras_linear_layer.py",),
+)
 DERIVATIVES, EDGES, OPTIONS = (
     ("conformance/test_derivatives.py",),
     ("conformance/test_edges.py",),
@@ -32,6 +37,17 @@ MUTANTS = {
     "classes unsigned": Mutant(NAMESPACE, 'dtype.startswith(("int", "uint"))', 'dtype.startswith("int")', VALUES),
     "bfloat16 is no float": Mutant(NAMESPACE, 'dtype.startswith(("float", "bfloat"))', 'dtype.startswith("float")', VALUES),
     "ids of the first row": Mutant(NAMESPACE, "(*rows, 1)) + ops.zeros_like(ids)", "(*rows, 1)) * 0 + ops.zeros_like(ids)", SPARSE),
+    # --- a linear layer and its loss
+    "linear: classes counted twice": Mutant(LINEAR_GRAPH, "return None if filling == 0 else (tf.range(self.size) >= filling) | (number > 0)", "return None", LINEARLY),
+    "linear: options of all classes": Mutant(LINEAR_GRAPH, "for x in (layer.kernel, layer.bias, *layer.options))", "for x in (layer.kernel, layer.bias, *[None] * 3, 0.0))", LINEARLY),
+    "linear: upstream gradient forgotten": Mutant(LINEAR_GRAPH, "(positive + negative) * each[..., None]", "positive + negative", LINEARLY),
+    "linear: second order of a constant": Mutant(LINEAR_GRAPH, "return _gradients(layer, sums, each), backward", "return _gradients(layer, sums, each), lambda *_: [None] * (1 + len(tensors))", LINEARLY),
+    "linear: total derivatives": Mutant(LINEAR_GRAPH, "stop_gradients=list(given))", "stop_gradients=None)", LINEARLY),
+    "linear: derivatives in others, silently": Mutant(LINEAR_GRAPH, "if needs_only_gradients(own, others) and", "if", LINEARLY),
+    "linear: ids of other pads": Mutant(LINEAR, "read, _ = read_ids(ids, logits, (len(logits.shape) - 1,), pad, xp=xp)", "read, _ = read_ids(ids, logits, (len(logits.shape) - 1,), -1, xp=xp)", LINEARLY),
+    "linear layer: masks of the network": Mutant(LINEAR_LAYER, "where = kept_cells(like, labels, logits, mask_of(features))", "where = kept_cells(like, labels, logits, None)", LAYERED),
+    "linear layer: sample_weight dropped": Mutant(LINEAR_LAYER, "total = reduced(losses, where, self.criterion, sample_weight)", "total = reduced(losses, where, self.criterion, None)", LAYERED),
+    "linear layer: regularizers dropped": Mutant(LINEAR_LAYER, "return sum((ops.sum(added) for added in self.losses), total)", "return total", LAYERED),
     # --- classes and models
     "predictions in their own dtype": Mutant(CLASSES, "ops.convert_to_tensor(y_pred, dtype=self.dtype)", "ops.convert_to_tensor(y_pred)", KERAS),
     "sample_weight dropped": Mutant(REDUCTION, "return keras_reduced(losses, losses, sample_weight)", "return keras_reduced(losses, losses)", KERAS),

@@ -12,17 +12,20 @@ import zlpr_tf
 
 RNG = np.random.default_rng(0)
 LOGITS, OTHER = RNG.normal(0, 3, (2, 4, 3)).astype("float32")
+KERNEL = RNG.normal(0, 1, (3, 3)).astype("float32")
 SOFT = RNG.random((4, 3)).astype("float32")
 HARD, IDS, SPANS = SOFT > 0.5, np.array([[0, 2], [1, -1], [2, 2], [-1, -1]]), np.array([0, 5, 8, -1])
 CALLS = {  # arrays in the order of the core
     "index_to_span": ([SPANS], {"length": 3}),
     "kl_divergence": ([LOGITS, OTHER], {"where": HARD[0], "scale": 2.0}),
+    "linear_zlpr_loss": ([LOGITS, HARD], {"kernel": KERNEL, "bias": [0.1, 0.2, 0.3], "chunk": 2}),
     "multi_hot": ([IDS], {"num_classes": 3}),
     "predict": ([LOGITS], {"threshold": [0.1, 0.2, 0.3], "at_least_one": True}),
     "probabilities": ([LOGITS], {"scale": 1.0}),
     "rdrop_zlpr_loss": ([LOGITS, OTHER, HARD], {"weight": [1.0, 2.0, 3.0]}),
     "smooth_labels": ([HARD], {"epsilon": 0.1}),
     "span_to_index": ([SPANS % 3, SPANS // 3], {"length": 3}),
+    "sparse_linear_zlpr_loss": ([LOGITS, IDS], {"kernel": KERNEL, "chunk": 2}),
     "sparse_zlpr_loss": ([LOGITS, IDS], {"pos_weight": np.float32(2)}),
     "symmetric_kl_divergence": ([LOGITS, OTHER], {"axis": (0, 1)}),
     "zlpr_divergence": ([LOGITS, OTHER], {"where": HARD[:1].tolist()}),
@@ -30,14 +33,17 @@ CALLS = {  # arrays in the order of the core
     "zlpr_loss": ([LOGITS, SOFT], {"threshold": np.float64(0.5), "label_smoothing": None, "ignore_index": None}),
     "zlpr_terms": ([LOGITS, SOFT], {"threshold": None, "where": HARD[:1]}),
 }
-LABELS_FIRST = ("rdrop_zlpr_loss", "sparse_zlpr_loss", "zlpr_loss", "zlpr_terms")
+LABELS_FIRST = tuple(name for name in CALLS if name.endswith("zlpr_loss") or name == "zlpr_terms")
 every_name = pytest.mark.parametrize("name", CALLS)
 
 
 def reference(name):
     arrays, options = CALLS[name]
-    function = getattr(zlpr_core, name.replace("zlpr_loss", "zlpr"))
-    options = {k: v for k, v in options.items() if k not in ("label_smoothing", "ignore_index")}
+    function = getattr(zlpr_core, name.replace("linear_", "").replace("zlpr_loss", "zlpr"))
+    if "kernel" in options:  # by the loss of the logits
+        arrays = [arrays[0] @ options["kernel"] + options.get("bias", 0.0), *arrays[1:]]
+    others = ("label_smoothing", "ignore_index", "kernel", "bias", "chunk")
+    options = {k: v for k, v in options.items() if k not in others}
     positional = [options.pop(k) for k in ("length", "num_classes", "epsilon") if k in options]
     return function(*arrays, *positional, **options)
 

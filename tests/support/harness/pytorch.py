@@ -87,6 +87,11 @@ class Torch(Backend):
         x = x.detach().clone().requires_grad_()
         return torch.autograd.grad(function(x), x)[0]
 
+    def value_and_gradients(self, function, tensors):
+        moved = {name: x.detach().requires_grad_() for name, x in tensors.items()}
+        values = function(moved)
+        return values, dict(zip(moved, torch.autograd.grad(values.sum(), list(moved.values())), strict=True))
+
     def jvp(self, function, x, tangent):
         return torch.func.jvp(function, (x,), (tangent,))[1]
 
