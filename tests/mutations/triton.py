@@ -17,7 +17,7 @@ MUTANTS = {
     "numbers as float32": Mutant(KERNELS, ".to(tl.float64, bitcast=True).to(dtype)", ".to(tl.float64, bitcast=True).to(tl.float32).to(dtype)"),
     "pos_weight alone": Mutant(KERNELS, "weight_p = weight_p * tl.where(keep, w, 0.0)", "weight_p = tl.where(keep, w, 0.0)", TOGETHER),
     "threshold's digits lost": Mutant(KERNELS, "z, lost = _subtract(z, theta)", "z = z - theta"),
-    "gradient of infinity": Mutant(KERNELS, "tl.where(tl.abs(z) == float(\"inf\"), 0.0, negative", "tl.where(tl.abs(z) < 0, 0.0, negative", (*SHARED, *TOGETHER)),
+    "gradient of infinity": Mutant(KERNELS, "tl.where(tl.abs(z) == float(\"inf\"), 0.0, negative", "tl.where(tl.abs(z) < 0, 0.0, negative", ARGUMENTS),
     "any upstream is the foreseen one": Mutant(KERNELS, "tl.where(tl.load(upstream) == 1.0, 0, chunks)", "chunks * 0", FIRST),
     "the foreseen upstream is not known": Mutant(KERNELS, "tl.where(tl.load(upstream) == 1.0, 0, chunks)", "chunks", FIRST),
     "upstream of the first row": Mutant(KERNELS, "tl.load(upstream + row * upstream_step)", "tl.load(upstream)", FIRST),

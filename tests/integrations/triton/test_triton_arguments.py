@@ -96,3 +96,15 @@ def test_an_illegal_cell_makes_the_gradient_of_its_row_nan(logits, target, optio
     kept = torch.ones(4, dtype=torch.bool) if options.where is None else options.where[1]
     assert got[0].isnan().tolist() == [False, True, False, False, False]
     assert torch.equal(got[1][1].isnan(), kept & ~logits[1].isinf())
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+@pytest.mark.parametrize("target", [HARD, ~HARD, SOFT], ids=["bool", "the other labels", "soft"])
+@pytest.mark.parametrize("reduction", ["none", "sum"])
+def test_an_infinite_logit_has_no_gradient(value, target, reduction):
+    """On the right side of a hard label the loss is that of the others; else it is infinite, and no NaN comes of it."""
+    logits = spoiled(LOGITS, value)
+    got, expected = both(target, Options(), logits, reduction), plain(target, Options(), logits)
+    assert got[1][1, 2] == 0
+    torch.testing.assert_close(got[1], expected[1], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(got[0].sum(), expected[0].sum(), rtol=1e-5, atol=1e-7)

@@ -88,14 +88,19 @@ class Kernels(Torch):
         """Lay out the arrays as zlpr_torch does: one row an example, the class axes last."""
         axis = options.pop("axis", -1)
         logits, targets = (_rows(x, axis) for x in arrays)
-        options = Options(
-            **{k: _rows(x.expand(arrays[0].shape), axis) if torch.is_tensor(x) else x for k, x in options.items()}
-        )
+        shape = arrays[0].shape
+        options = Options(**{k: _option(x, shape, axis) if torch.is_tensor(x) else x for k, x in options.items()})
         batch = arrays[0].sum(axis).shape
         if name == "zlpr":
             return Loss.apply(logits, targets, options).reshape(batch)
         shift, total = forward(logits, targets, options)[1].sums.unflatten(1, (2, 2)).unbind(-1)
         return (shift + total.log1p()).reshape(*batch, 2).unbind(-1)
+
+
+def _option(x, shape, axis):
+    """Rows of classes are passed as they come, with axes of one cell; all else a cell at a time."""
+    is_rows = len(shape) == x.ndim == 2 and axis in (1, -1)
+    return x if is_rows else _rows(x.expand(shape), axis)
 
 
 def _rows(x, axis):
