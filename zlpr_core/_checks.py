@@ -159,11 +159,11 @@ def check_positive(argument: str, value: Any, /, *, zero: bool = False) -> None:
 
 
 def check_chunk(chunk: Any, /) -> int:
-    """A number of classes, 1 or more."""
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+    """A number of classes, 1 or more; it may be NumPy's."""
+    if isinstance(chunk, bool) or not hasattr(chunk, "__index__") or chunk < 1:
         msg = f"`chunk` must be a number of classes, 1 or more. Received: {chunk!r}."
         raise ValueError(msg)
-    return chunk
+    return index(chunk)
 
 
 def check_layer(inputs: Array, layer: Array, bias: Array | None, class_axis: int, /, *, xp: Namespace) -> None:
@@ -171,7 +171,8 @@ def check_layer(inputs: Array, layer: Array, bias: Array | None, class_axis: int
     check_floating(inputs, "inputs", xp=xp)
     check_floating(layer, "linear_weight", xp=xp)
     shape, features = tuple(layer.shape), tuple(inputs.shape)[-1:]
-    if len(shape) != 2 or features != (shape[1 - class_axis],) or shape[class_axis] == 0:
+    wrong = len(shape) != 2 or shape[class_axis] in (0, None)  # None while tracing: of unknown classes makes no chunks
+    if wrong or not same_shape(features, (shape[1 - class_axis],)):
         wide = features[0] if features else "H"
         expected = f"({wide}, classes)" if class_axis else f"(classes, {wide})"
         msg = (

@@ -56,9 +56,9 @@ def linear_zlpr_loss(
         inputs: What the layer sees, of shape `(..., features)`. Half precision is added up in float32.
         kernel: The layer's own weights, of shape `(features, num_classes)`, as in `keras.layers.Dense`.
         bias: :math:`\beta`, of shape `(num_classes,)`.
-        chunk: How many classes at a time; by default as many as make half a million logits, for 256 examples where
-            their number is not known while tracing. On JAX that is a million; on PyTorch its `memory_budget` decides,
-            and a chunk has 128 classes or more.
+        chunk: How many classes at a time; by default as many as make up to half a million logits, but 128 or more, for
+            256 examples where their number is not known while tracing. On JAX that is up to a million, without the
+            128; on PyTorch its `memory_budget` decides, and a chunk has 128 classes or more.
         where: As in `zlpr_loss`, broadcastable to the logits, as are the other options.
         weight: As in `zlpr_loss`.
         pos_weight: As in `zlpr_loss`.
@@ -83,10 +83,11 @@ def linear_zlpr_loss(
         [0.9889]
     """
     refuse_sparse_labels(labels)
-    layer, logits = _layer(inputs, kernel, bias, chunk)
+    chunk = None if chunk is None else check_chunk(chunk)
+    layer, logits = _layer(inputs, kernel, bias)
     targets = ops.convert_to_tensor(labels)
     check_layer_targets(targets, logits.shape, xp=xp)
-    options = Options.of(logits, where, weight, pos_weight, threshold, xp=xp)
+    options = _read_options(logits, where, weight, pos_weight, threshold)
     prepared: Any = {"label_smoothing": label_smoothing, "ignore_index": ignore_index}
     if backend.backend() == "tensorflow":
         return graph.losses(graph.Layer.of(**layer, chunk=chunk, options=options, targets=targets, **prepared))
@@ -140,9 +141,10 @@ def sparse_linear_zlpr_loss(
         [0.9889]
     """
     refuse_sparse(indices, "indices", xp=xp)
-    layer, logits = _layer(inputs, kernel, bias, chunk)
+    chunk = None if chunk is None else check_chunk(chunk)
+    layer, logits = _layer(inputs, kernel, bias)
     ids = plain_ids(indices, pad)
-    options = Options.of(logits, where, weight, pos_weight, threshold, xp=xp)
+    options = _read_options(logits, where, weight, pos_weight, threshold)
     if backend.backend() == "tensorflow":
         read, _ = read_ids(ids, logits, (len(logits.shape) - 1,), pad, xp=xp)
         return graph.losses(
@@ -154,17 +156,21 @@ def sparse_linear_zlpr_loss(
     return torch.sparse_linear_zlpr_loss(indices=ids, **_in_torch(layer, logits, chunk, options), **told)
 
 
-def _layer(inputs: Any, kernel: Any, bias: Any, chunk: int | None) -> tuple[dict[str, Any], Any]:
+def _layer(inputs: Any, kernel: Any, bias: Any) -> tuple[dict[str, Any], Any]:
     """The tensors of a linear layer by their names, and what is known of its logits."""
     x, weights = ops.convert_to_tensor(inputs), ops.convert_to_tensor(kernel)
     added = None if bias is None else ops.convert_to_tensor(bias)
     check_layer(x, weights, added, 1, xp=xp)
-    if chunk is not None:
-        check_chunk(chunk)
     dtypes = [compute_dtype(part.dtype, xp=xp) for part in (x, weights)]
     dtype = xp.float64 if xp.float64 in dtypes else xp.float32
     named = {"inputs": x, "kernel": weights, "bias": added}
     return named, Logits((*x.shape[:-1], weights.shape[1]), dtype, None)
+
+
+def _read_options(logits: Any, *options: Any) -> Options:
+    """Without Keras's variables, which the packages of other frameworks do not know."""
+    read = Options.of(logits, *options, xp=xp)
+    return Options._make([ops.convert_to_tensor(option) if hasattr(option, "dtype") else option for option in read])
 
 
 def _in_torch(layer: dict[str, Any], logits: Any, chunk: int | None, options: Options) -> dict[str, Any]:

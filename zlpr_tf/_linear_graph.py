@@ -30,7 +30,7 @@ CELLS = 1 << 19
 ROWS = 256
 """How many there are if that is not known while tracing."""
 LENGTH = 128
-"""A chunk is a multiple of it where it can, because ``xp.sum`` adds up so many neighbours."""
+"""A chunk is a multiple of it where it can, because ``xp.sum`` adds up so many; unless told it is no less."""
 
 
 class Cut(NamedTuple):
@@ -46,9 +46,14 @@ class Cut(NamedTuple):
 
     @classmethod
     def of(cls, rows: list[int | None], classes: int, chunk: int | None) -> "Cut":
-        """By the number of classes asked for, else by that of logits."""
+        """By the number of classes asked for, else by that of logits.
+
+        For numbers of rows up to the same power of 2 it is the same: an eager loop over batches of many sizes would
+        trace a graph for each.
+        """
         known = prod([ROWS if size is None else size for size in rows])
-        most = min(classes, max(1, CELLS // max(known, 1)) if chunk is None else chunk)
+        rounded = 1 << max(known - 1, 0).bit_length()
+        most = min(classes, max(LENGTH, CELLS // rounded) if chunk is None else chunk)
         parts = -(-classes // most)
         even = -(-classes // parts)
         return cls(classes, parts, min(most, -(-even // LENGTH) * LENGTH))
@@ -86,7 +91,9 @@ class Layer(NamedTuple):
             ids, unused, illegal = named["ids"]
             named["ids"] = Ids(_of_rows(ids, rows), _of_rows(unused, rows), illegal)
         read = Options._make([_of_classes(option, classes) for option in options])
-        return cls(inputs, kernel, bias, Cut.of(list(inputs.shape[:-1]), classes, chunk), read, **named)
+        layer = cls(inputs, kernel, bias, Cut.of(list(inputs.shape[:-1]), classes, chunk), read, **named)
+        # Of tensors alone TensorFlow tells which tape watches them; each read of a variable is a tensor of its own.
+        return cls._make(tf.nest.map_structure(lambda x: tf.convert_to_tensor(x) if tf.is_tensor(x) else x, layer))
 
     @property
     def dtype(self) -> str:
@@ -102,7 +109,7 @@ class Layer(NamedTuple):
     @property
     def rows(self) -> Any:
         """The inputs as a matrix, in the dtype that computes, in which halves are multiplied exactly."""
-        return tf.cast(tf.reshape(self.inputs, (-1, self.inputs.shape[-1])), self.dtype)
+        return tf.cast(tf.reshape(self.inputs, (-1, ops.shape(self.kernel)[0])), self.dtype)
 
 
 def _of_rows(cells: Any, rows: Sequence[Any]) -> Any:

@@ -1,5 +1,6 @@
 """A linear layer and its loss in chunks: the dense loss of the core, on whichever backend Keras runs on."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -132,3 +133,13 @@ def test_messages_about_dtypes_and_ids():
         sparse_linear_zlpr_loss(np.asarray([[0]] * 5 + [[CLASSES]]), INPUTS, KERNEL)
     with pytest.raises(TypeError, match=r"^`indices` must be integer class ids. Received dtype: float"):
         sparse_linear_zlpr_loss(INPUTS, INPUTS, KERNEL)
+
+
+def test_variables_of_keras():
+    """Those of a layer, whose threshold may be learned; and numbers of NumPy."""
+    kernel, bias, threshold = (keras.Variable(a.astype("float32")) for a in (KERNEL, BIAS, BIAS[::-1].copy()))
+    options = {"bias": bias, "threshold": threshold, "chunk": np.int64(150)}
+    expected = zlpr_core.zlpr(INPUTS @ KERNEL + BIAS, HARD, threshold=BIAS[::-1])
+    x = ops.convert_to_tensor(INPUTS, "float32")
+    for found in (linear_zlpr_loss(HARD, x, kernel, **options), sparse_linear_zlpr_loss(IDS, x, kernel, **options)):
+        np.testing.assert_allclose(ops.convert_to_numpy(found), expected, rtol=1e-5)

@@ -1,5 +1,6 @@
 """A linear layer and its loss in chunks on TensorFlow: the dense loss of the logits in every mode and derivative."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -192,6 +193,27 @@ def test_functions_that_run_eagerly():
         tf.config.run_functions_eagerly(False)
 
 
+@every_mode
+@pytest.mark.parametrize("variable", [tf.Variable, keras.Variable], ids=["TensorFlow", "Keras"])
+def test_variables_that_are_learned(variable, compiled):
+    """The layer's own and an option, which Keras's ``convert_to_tensor`` leaves variables."""
+    start = (*ARRAYS[1:], tf.constant(RNG.normal(size=CLASSES)))
+    kernel, bias, threshold = owned = [variable(array, dtype="float64") for array in start]
+    tensors = [getattr(one, "value", one) if variable is keras.Variable else one for one in owned]
+
+    def slopes(losses):
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(losses() * UPSTREAM)
+        return tape.gradient(total, tensors)
+
+    for given in ({}, {"threshold": threshold}):
+        wanted = slopes(lambda o=given: dense(HARD, **o)(ARRAYS[0], *tensors[:2]))
+        found = compiled(slopes)(lambda o=given: linear_zlpr_loss(HARD, ARRAYS[0], kernel, bias=bias, chunk=5, **o))
+        for one, other in zip(found, wanted, strict=True):
+            assert (one is None) == (other is None)
+        close(found[: 2 + len(given)], wanted[: 2 + len(given)])
+
+
 def test_variables_and_other_loops():
     kernel = tf.Variable(ARRAYS[1])
 
@@ -224,3 +246,9 @@ def test_chunks_have_each_class_once():
         assert (seen == 1).all()
     assert Cut.of([256], 131_072, None) == (131_072, 64, 2048)
     assert Cut.of([None], 5000, None) == (5000, 3, 1792)
+
+
+def test_chunks_of_many_rows_and_of_other_numbers():
+    """At least 128 classes; and as few graphs for an eager loop over batches of any size."""
+    assert {Cut.of(rows, 5000, None).size for rows in ([2**20], [None, None], [64, None, 8])} == {128}
+    assert len({Cut.of([rows], 100_000, None) for rows in range(129, 257)}) == 1
