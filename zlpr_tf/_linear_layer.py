@@ -11,7 +11,7 @@ from zlpr_core._options import Logits
 from ._classes import SparseZLPRLoss, ZLPRLoss
 from ._keras_internals import mask_of
 from ._linear import linear_zlpr_loss, sparse_linear_zlpr_loss
-from ._reduction import kept_cells, reduced
+from ._reduction import for_all_replicas, kept_cells, reduced
 
 DENSE = (
     "units",
@@ -132,9 +132,7 @@ class LinearZLPR(keras.Model):
     def build(self, input_shape: Any) -> None:
         """Build the network and the layer."""
         if self.network is not None:
-            if not self.network.built:
-                self.network.build(input_shape)
-            input_shape = self.network.compute_output_shape(input_shape)
+            input_shape = _built(self.network, input_shape)
         self.dense.build(input_shape)
         self.built = True
 
@@ -144,7 +142,7 @@ class LinearZLPR(keras.Model):
         if labels is None:
             return features if training and self.compiled else self.dense(features)
         losses, where = self._loss_of_each(labels, features)
-        self.add_loss(reduced(losses, where, self.criterion, None))
+        self.add_loss(for_all_replicas(reduced(losses, where, self.criterion, None)))
         return losses
 
     def _loss_of_each(self, labels: Any, features: Any) -> tuple[Any, Any]:
@@ -172,7 +170,8 @@ class LinearZLPR(keras.Model):
             total = reduced(losses, where, self.criterion, sample_weight)
         else:
             total = self.criterion(y, y_pred, sample_weight)
-        return sum((ops.sum(added) for added in self.losses), total)
+        # Keras's own adds up the losses of layers, each shared out among the replicas of a strategy, and needs one.
+        return total + super().compute_loss(x, y, y_pred, sample_weight, training) if self.losses else total
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
         """In training the loss alone: there are no logits for the others."""
@@ -201,3 +200,14 @@ class LinearZLPR(keras.Model):
         """The inverse of `get_config`."""
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects=custom_objects)
         return cls(**{**config, "network": network})
+
+
+def _built(network: Any, input_shape: Any) -> Any:
+    """Build it if it is not. The shape of its features, which a subclassed model tells, and builds, by a call alone."""
+    try:
+        features = network.compute_output_shape(input_shape)
+    except NotImplementedError:
+        return network(keras.tree.map_shape_structure(keras.KerasTensor, input_shape)).shape
+    if not network.built:
+        network.build(input_shape)
+    return features

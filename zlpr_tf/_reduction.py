@@ -3,12 +3,15 @@
 from typing import Any
 
 import keras
-from keras import ops
+from keras import backend, ops
 
 from zlpr_core._checks import class_axes
 from zlpr_core._targets import equals
 
 from ._namespace import xp
+
+if backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 
 class _Computed(keras.losses.Loss):
@@ -52,6 +55,11 @@ def reduced(losses: Any, where: Any, like: keras.losses.Loss, sample_weight: Any
     if like.reduction == "mean_with_sample_weight":  # Keras divides by the sum of the weights
         return keras_reduced(losses, losses, kept if sample_weight is None else kept * _aligned(sample_weight, kept))
     return ops.divide_no_nan(keras_reduced(losses, losses, sample_weight), ops.mean(kept))
+
+
+def for_all_replicas(loss: Any) -> Any:
+    """A reduced loss to be added by a layer. Keras has divided a mean by the number of replicas, and will once more."""
+    return loss if backend.backend() != "tensorflow" else loss * tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _aligned(sample_weight: Any, losses: Any) -> Any:

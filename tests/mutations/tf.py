@@ -47,7 +47,7 @@ MUTANTS = {
     "linear: ids of other pads": Mutant(LINEAR, "read, _ = read_ids(ids, logits, (len(logits.shape) - 1,), pad, xp=xp)", "read, _ = read_ids(ids, logits, (len(logits.shape) - 1,), -1, xp=xp)", LINEARLY),
     "linear layer: masks of the network": Mutant(LINEAR_LAYER, "where = kept_cells(like, labels, logits, mask_of(features))", "where = kept_cells(like, labels, logits, None)", LAYERED),
     "linear layer: sample_weight dropped": Mutant(LINEAR_LAYER, "total = reduced(losses, where, self.criterion, sample_weight)", "total = reduced(losses, where, self.criterion, None)", LAYERED),
-    "linear layer: regularizers dropped": Mutant(LINEAR_LAYER, "return sum((ops.sum(added) for added in self.losses), total)", "return total", LAYERED),
+    "linear layer: regularizers dropped": Mutant(LINEAR_LAYER, "return total + super().compute_loss(x, y, y_pred, sample_weight, training) if self.losses else total", "return total", LAYERED),
     # --- classes and models
     "predictions in their own dtype": Mutant(CLASSES, "ops.convert_to_tensor(y_pred, dtype=self.dtype)", "ops.convert_to_tensor(y_pred)", KERAS),
     "sample_weight dropped": Mutant(REDUCTION, "return keras_reduced(losses, losses, sample_weight)", "return keras_reduced(losses, losses)", KERAS),

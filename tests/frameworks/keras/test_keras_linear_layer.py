@@ -71,6 +71,31 @@ def test_fit_predict_save_and_go_on(sparse, tmp_path):
     np.testing.assert_allclose(*more, rtol=1e-5)  # the optimizer has its moments
 
 
+@keras.saving.register_keras_serializable(package="test")
+class Network(keras.Model):
+    """Subclassed as users do it: without `build` and `compute_output_shape`."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.hidden, self.dropout = keras.layers.Dense(8, "tanh"), keras.layers.Dropout(0.1)
+
+    def call(self, inputs, training=None):
+        x = inputs["a"] + inputs["b"] if isinstance(inputs, dict) else inputs
+        return self.dropout(self.hidden(x), training=training)
+
+
+@pytest.mark.parametrize("x", [X, {"a": X, "b": X}], ids=["one input", "two"])
+def test_a_subclassed_network(x, tmp_path):
+    model = LinearZLPR(CLASSES, Network(), chunk=CHUNK)
+    model.compile(keras.optimizers.Adam(0.1))
+    losses = model.fit(x, DENSE, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert len(model.get_weights()) == 4
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
 def test_config_is_complete():
     options = {"use_bias": False, "kernel_initializer": "zeros", "bias_regularizer": keras.regularizers.L1(0.1)}
     options |= {"weight": 2.0, "pos_weight": [1.0] * CLASSES, "threshold": 0.3, "label_smoothing": 0.1, "pad": -7}

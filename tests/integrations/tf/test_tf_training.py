@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import zlpr_core
-from zlpr_tf import ZLPRLoss, zlpr_loss
+from zlpr_tf import LinearZLPR, ZLPRLoss, zlpr_loss
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 4)).astype("float32")
@@ -210,3 +210,23 @@ def test_mirrored_loop_of_ones_own(rows):
     zeros = np.zeros((rows, 3), "float32")
     np.testing.assert_allclose(loss, zlpr_core.zlpr(zeros, HARD[:rows]).mean(), rtol=1e-6)
     np.testing.assert_allclose(gradient, zlpr_core.zlpr_grad(zeros, HARD[:rows]).mean(0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+@pytest.mark.parametrize("as_layer", [False, True], ids=["model", "layer"])
+def test_mirrored_fit_of_a_linear_layer(as_layer, reduction):
+    """A regularizer, and the loss that the layer adds, count once and not once a replica."""
+
+    def trained(strategy):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            head = LinearZLPR(3, chunk=2, reduction=reduction, kernel_regularizer="l2")
+            x, y = keras.Input((4,)), keras.Input((3,), dtype="uint8")
+            model = keras.Model([x, y], head(x, y)) if as_layer else head
+            model.compile(keras.optimizers.SGD(RATE))
+        losses = model.fit(*([[X, HARD]] if as_layer else [X, HARD]), **FIT).history["loss"]
+        return losses, model.get_weights()
+
+    one, two = trained(tf.distribute.get_strategy()), trained(two_devices())
+    for found, expected in zip([two[0], *two[1]], [one[0], *one[1]], strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
