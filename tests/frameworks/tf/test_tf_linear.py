@@ -117,6 +117,24 @@ def test_forward_mode_in_the_labels():
     close([product(chunked)], [product(dense)])
 
 
+def test_features_that_are_unknown_while_tracing():
+    """The kernel knows them. An unknown number of classes is named: it could not be cut into chunks."""
+    _, kernel, bias = ARRAYS
+    unknown = tf.TensorSpec((None, None), tf.float64)
+
+    @tf.function(input_signature=[unknown])
+    def features(x):
+        return linear_zlpr_loss(HARD, x, kernel, bias=bias, chunk=5)
+
+    @tf.function(input_signature=[unknown])
+    def classes(kernel):
+        return linear_zlpr_loss(HARD, ARRAYS[0], kernel, bias=bias, chunk=5)
+
+    close([features(ARRAYS[0])], [dense(HARD)(*ARRAYS)])
+    with pytest.raises(ValueError, match=r"`kernel` must have the shape \(4, classes\).* Received: \(None, None\)"):
+        classes(kernel)
+
+
 @pytest.mark.parametrize("jit", [False, True])
 def test_a_size_that_is_unknown_while_tracing(jit):
     specs = [tf.TensorSpec((None, FEATURES), tf.float64), tf.TensorSpec((None, CLASSES), tf.bool)]
