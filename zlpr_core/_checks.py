@@ -112,8 +112,8 @@ def check_axis(axis: Any, argument: str, /, *, xp: Namespace | None = None) -> t
     raise TypeError(msg)
 
 
-def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...]:
-    """``axis`` as a tuple of distinct non-negative ints, none of them empty."""
+def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace, empty: bool = False) -> tuple[int, ...]:
+    """``axis`` as a tuple of distinct non-negative ints, none of them empty unless the classes are a part of all."""
     shape = tuple(logits.shape)
     if type(axis) is int and -len(shape) <= axis < len(shape) and shape[axis] != 0:
         return (axis % len(shape),)  # nearly every call
@@ -124,7 +124,7 @@ def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace) -> tuple[int, ...
             f"{name('axis', xp)} must name distinct axes of {name('logits', xp)}. Received: {axis!r} for shape {shape}."
         )
         raise ValueError(msg)
-    if any(shape[a] == 0 for a in axes):
+    if not empty and any(shape[a] == 0 for a in axes):
         msg = f"{name('logits', xp)} must have at least one class. Received shape: {shape}, classes on {axis!r}."
         raise ValueError(msg)
     return axes
@@ -166,12 +166,18 @@ def check_chunk(chunk: Any, /) -> int:
     return index(chunk)
 
 
-def check_layer(inputs: Array, layer: Array, bias: Array | None, class_axis: int, /, *, xp: Namespace) -> None:
-    """Raise unless they are floating and make a linear layer, whose weights have the classes on ``class_axis``."""
+def check_layer(
+    inputs: Array, layer: Array, bias: Array | None, class_axis: int, /, *, xp: Namespace, empty: bool = False
+) -> None:
+    """Raise unless they are floating and make a linear layer, whose weights have the classes on ``class_axis``.
+
+    ``empty`` allows no classes, of a part of all.
+    """
     check_floating(inputs, "inputs", xp=xp)
     check_floating(layer, "linear_weight", xp=xp)
     shape, features = tuple(layer.shape), tuple(inputs.shape)[-1:]
-    wrong = len(shape) != 2 or shape[class_axis] in (0, None)  # None while tracing: of unknown classes makes no chunks
+    # None while tracing: of unknown classes no chunks can be made
+    wrong = len(shape) != 2 or shape[class_axis] is None or not (empty or shape[class_axis])
     if wrong or not same_shape(features, (shape[1 - class_axis],)):
         wide = features[0] if features else "H"
         expected = f"({wide}, classes)" if class_axis else f"(classes, {wide})"

@@ -39,6 +39,14 @@ def check_dense_pair(input: Any, target: Any) -> None:
         check_pair(input, target, xp=xp)
 
 
+def has_dtensor(*tensors: Any) -> bool:
+    """True if one is a DTensor, told by its attributes: ``torch.distributed.tensor`` takes long to import.
+
+    The losses ask this for every batch whose logits are no plain tensor.
+    """
+    return any(isinstance(x, Tensor) and hasattr(x, "device_mesh") and hasattr(x, "placements") for x in tensors)
+
+
 def _not_dense(argument: str, value: Any) -> TypeError:
     """What to do instead, in one sentence."""
     if isinstance(value, Tensor) and value.is_nested:

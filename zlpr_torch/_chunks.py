@@ -101,7 +101,7 @@ def chunks(layer: Layer, size: int) -> Iterator[Chunk]:
     """One after another; their logits lie in the same memory."""
     rows = layer.input.shape[0]
     memory = layer.input.new_empty(rows * size)
-    for first in range(0, layer.classes, size):
+    for first in range(0, max(layer.classes, 1), size):  # a process may have none of the classes of a group
         last = min(first + size, layer.classes)
         weights, out = layer.weights(first, last), memory[: rows * (last - first)].view(rows, last - first)
         if layer.bias is None:
@@ -132,7 +132,7 @@ def sums_of(layer: Layer, size: int) -> Sums:
 
     One array has the sums of all chunks: arrays of their own would split the memory that malloc reuses for the next.
     """
-    rows, chunks_of_row = len(layer.input), -(-layer.classes // size)
+    rows, chunks_of_row = len(layer.input), max(-(-layer.classes // size), 1)
     dtype, labelled = torch.float64 if layer.input.is_cpu else layer.input.dtype, None
     found = layer.input.new_empty((4, rows, chunks_of_row), dtype=dtype)
     for number, chunk in enumerate(chunks(layer, size)):
@@ -146,6 +146,9 @@ def sums_of(layer: Layer, size: int) -> Sums:
 
 def sums_of_chunk(chunk: Chunk) -> Halves:
     """Of its classes: on a CPU by the kernel, but for the rows where that would lose digits, in float64."""
+    if chunk.logits.shape[1] == 0:
+        nothing = chunk.logits.new_zeros((len(chunk.logits), 1))
+        return Halves(*[ShiftedSum(nothing, nothing)] * 2)
     if not chunk.logits.is_cpu or not _has_factors(chunk):
         return _sums_by_core(chunk)
     logs = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), None, halves=True).losses.double()
@@ -246,6 +249,8 @@ def _losses_and_gradient(chunk: Chunk, each: float) -> tuple[Tensor, Tensor]:
 
 def gradient_of(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
     """In the logits of a chunk, by the sums of whole rows."""
+    if chunk.logits.shape[1] == 0:
+        return torch.empty_like(chunk.logits)
     if not chunk.logits.is_cpu or not _has_factors(chunk):
         return _by_core(chunk, sums, each)
     gradient, finite = _by_kernel(chunk, sums, each)

@@ -11,7 +11,7 @@ from zlpr_core._indices import Ids
 from zlpr_core._options import Logits, Options
 
 from . import _dispatch, _linear_ops, _sharded, _torch_internals
-from ._arguments import check_tensors, readable_option
+from ._arguments import check_tensors, has_dtensor, readable_option
 from ._chunks import Hook, Targets
 from ._ids import ids_of_part
 from ._linear_autograd import Call, LinearLoss, as_rows, dense_loss
@@ -59,7 +59,8 @@ def linear_zlpr_loss(
             ``linear_weight.grad`` stays as it is: an optimiser may update the rows in place.
         group: a process group over which the classes are spread, as in :func:`zlpr_loss`: ``linear_weight``, ``bias``,
             ``target`` and options are this process's, and ``input`` is the same on all of them. Its gradient is summed
-            over the group.
+            over the group. DTensors need no group: ``linear_weight`` and ``bias`` as ``Shard(0)``, beside an ``input``
+            that is the same on all processes, or a DTensor with other rows on another dimension of the mesh.
 
     Shape:
         - input: :math:`(*, H)`, linear_weight: :math:`(C, H)`, target: :math:`(*, C)`, bias: :math:`(C)`
@@ -80,10 +81,28 @@ def linear_zlpr_loss(
         >>> layer.weight.grad.shape
         torch.Size([3, 2])
     """
+    if has_dtensor(input, linear_weight, bias, target):
+        return _sharded.of_dtensors(
+            linear_zlpr_loss,
+            input=input,
+            linear_weight=linear_weight,
+            target=target,
+            bias=bias,
+            mask=mask,
+            weight=weight,
+            pos_weight=pos_weight,
+            threshold=threshold,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            memory_budget=memory_budget,
+            weight_grad_hook=weight_grad_hook,
+            group=group,
+        )
     check_tensors(target=target)
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     check_layer_targets(target, call.shape, xp=xp)
-    targets = Targets(target.reshape(-1, target.shape[-1]), None, label_smoothing, ignore_index)
+    targets = Targets(as_rows(target), None, label_smoothing, ignore_index)
     return _loss(call, (input, linear_weight, bias), targets, (mask, weight, pos_weight, threshold))
 
 
@@ -127,6 +146,25 @@ def sparse_linear_zlpr_loss(
         >>> sparse_linear_zlpr_loss(input, layer.weight, torch.tensor([[7, 99_999]]), layer.bias).ndim
         0
     """
+    if has_dtensor(input, linear_weight, bias, indices):
+        return _sharded.of_dtensors(
+            sparse_linear_zlpr_loss,
+            input=input,
+            linear_weight=linear_weight,
+            indices=indices,
+            bias=bias,
+            mask=mask,
+            weight=weight,
+            pos_weight=pos_weight,
+            threshold=threshold,
+            label_smoothing=label_smoothing,
+            pad=pad,
+            reduction=reduction,
+            memory_budget=memory_budget,
+            weight_grad_hook=weight_grad_hook,
+            group=group,
+            class_range=class_range,
+        )
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     first, total = 0, call.shape[-1]
     if group is not None:
@@ -148,18 +186,18 @@ def _call_of(
     group: Any,
 ) -> Call:
     """Of arguments that are checked here."""
-    _check(input, weight, bias, budget)
+    _check(input, weight, bias, budget, empty=group is not None)
     rounded = _autocast_dtype(input.device.type)
     return Call.of(input, weight, read_reduction(reduction), budget, hook=hook, rounded=rounded, group=group)
 
 
-def _check(input: Tensor, weight: Tensor, bias: Tensor | None, budget: Any) -> None:
+def _check(input: Tensor, weight: Tensor, bias: Tensor | None, budget: Any, *, empty: bool) -> None:
     """Raise unless these are tensors of one device that make a linear layer, and the budget is a number."""
     given = {"input": input, "linear_weight": weight}
     if bias is not None:  # no `|`, which PyTorch 2.6 does not compile
         given["bias"] = bias
     check_tensors(**given)
-    check_layer(input, weight, bias, 0, xp=xp)
+    check_layer(input, weight, bias, 0, xp=xp, empty=empty)
     for name, tensor in given.items():
         if tensor.device != input.device:
             msg = f"`{name}` must be on the device of `input`, {input.device}. Received: {tensor.device}."
@@ -228,4 +266,4 @@ def _flat_option(option: Any, shape: tuple[int, ...]) -> Any:
     option = option[(None,) * (len(shape) - option.dim())] if option.dim() < len(shape) else option
     if all(size == 1 for size in option.shape[:-1]):
         return option.reshape(1, -1)
-    return option.expand(*shape[:-1], option.shape[-1]).reshape(-1, option.shape[-1])
+    return as_rows(option.expand(*shape[:-1], option.shape[-1]))

@@ -12,7 +12,7 @@ from zlpr_core._options import Options
 from zlpr_core._reduce import ShiftedSum
 from zlpr_core._terms import Halves
 
-from . import _dispatch, _sharded
+from . import _dispatch, _sharded, _torch_internals
 from ._autograd import is_seen_through
 from ._chunks import Hook, Layer, Sums, Targets, Wanted, gradients, one_sweep, sums_of
 from ._formula import linear_gradient
@@ -59,7 +59,8 @@ def computing_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
 
 
 def as_rows(cells: Tensor) -> Tensor:
-    return cells.reshape(-1, cells.shape[-1])
+    """[rows, classes], of which there may be none: -1 rows would be any number then."""
+    return cells.reshape(prod(cells.shape[:-1]), cells.shape[-1])
 
 
 def dense_loss(call: Call, layer: tuple[Tensor, Tensor, Tensor | None], targets: Targets, options: Options) -> Tensor:
@@ -109,9 +110,10 @@ class LinearLoss(torch.autograd.Function):
         input, weight, bias, *tensors = ctx.saved_tensors
         own, tensors, kept = (input, weight, bias), tensors[:8], tensors[8:]
         wanted = Wanted(*ctx.needs_input_grad[2:5])._replace(hook=ctx.call.hook)
+        is_split = ctx.call.group is not None or ctx.call.hook is not None
         if torch.is_grad_enabled():
             found = differentiable(upstream, ctx.call, ctx.fixed, own, tensors, wanted)
-        elif is_seen_through(upstream):
+        elif _is_mapped(upstream) if is_split else is_seen_through(upstream):
             found = _linear_in_upstream(
                 upstream, ctx.call, read_layer(ctx.call, ctx.fixed, input, weight, bias, tensors)
             )
@@ -144,6 +146,11 @@ def second_sweep(
     if call.group is not None and found[0] is not None:
         distributed.all_reduce(found[0], group=call.group)
     return found
+
+
+def _is_mapped(upstream: Tensor) -> bool:
+    """True if what only all logits can compute has come in between; modes that count exchanges or flops may look on."""
+    return torch.compiler.is_compiling() or _torch_internals.is_transformed() or _torch_internals.is_batched(upstream)
 
 
 def _linear_in_upstream(upstream: Tensor, call: Call, layer: Layer) -> list[Tensor | None]:

@@ -15,7 +15,7 @@ from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
 from . import _dispatch, _sharded
-from ._arguments import check_dense_pair, check_tensors, read_options, readable_option
+from ._arguments import check_dense_pair, check_tensors, has_dtensor, read_options, readable_option
 from ._dispatch import Implementation, read_implementation
 from ._formula import Inputs, PairCall
 from ._ids import ids_of_part, targets_of
@@ -72,6 +72,8 @@ def zlpr_loss(
             options are this process's classes, of which each may have another number, of the same examples. The loss is
             that of whole rows, the same on every process, and so is the gradient, of this process's logits. Forward
             exchanges 16 bytes a row, backward nothing. There is no second derivative, and compiled code breaks here.
+            A DTensor as ``input`` needs no group, and makes the loss one: sharded on classes, rows or both. Beside it
+            ``target`` and options are DTensors or whole on each process, and the mean is over all rows of the mesh.
 
     Shape:
         - input and target: :math:`(*, C)`
@@ -90,12 +92,28 @@ def zlpr_loss(
         >>> loss.item(), input.grad
         (0.9889..., tensor([[-0.1192,  0.1554,  0.4223]]))
     """
+    if (type(input) is not Tensor or type(target) is not Tensor) and has_dtensor(input, target):
+        return _sharded.of_dtensors(
+            zlpr_loss,
+            input=input,
+            target=target,
+            dim=dim,
+            mask=mask,
+            weight=weight,
+            pos_weight=pos_weight,
+            threshold=threshold,
+            label_smoothing=label_smoothing,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            impl=impl,
+            group=group,
+        )
     reduction, impl = read_reduction(reduction), read_implementation(impl)
     if label_smoothing or ignore_index is not None or mask is not None:
         check_tensors(input=input, target=target)
         target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)
     check_dense_pair(input, target)
-    axes = class_axes(input, dim, xp=xp)
+    axes = class_axes(input, dim, xp=xp, empty=group is not None)
     options = read_options(input, mask, weight, pos_weight, threshold)
     if group is not None:
         shared: Tensor = _sharded.loss(input, target, options, axes, reduction, group)
@@ -137,6 +155,7 @@ def sparse_zlpr_loss(
         mask, weight, pos_weight, threshold, label_smoothing, reduction, impl: as in :func:`zlpr_loss`.
         pad: the id that marks an unused slot.
         group: as in :func:`zlpr_loss`, for classes on the last dimension; the ids count the classes of all processes.
+            Beside a DTensor too, where they are a DTensor of the same rows, or those of all rows on each process.
         class_range: with ``group``, the first class of this process and the number of all. Without it the processes
             exchange how many each has, in every call.
 
@@ -161,6 +180,23 @@ def sparse_zlpr_loss(
         >>> sparse_zlpr_loss(input, [torch.tensor([0]), torch.tensor([1, 0])], reduction="none")
         tensor([0.9889, 0.4759])
     """
+    if type(input) is not Tensor and has_dtensor(input, indices):
+        return _sharded.of_dtensors(
+            sparse_zlpr_loss,
+            input=input,
+            indices=indices,
+            dim=dim,
+            mask=mask,
+            weight=weight,
+            pos_weight=pos_weight,
+            threshold=threshold,
+            label_smoothing=label_smoothing,
+            pad=pad,
+            reduction=reduction,
+            impl=impl,
+            group=group,
+            class_range=class_range,
+        )
     check_tensors(input=input)
     if group is not None:
         part = _sharded.part_of(_last(input, dim), group, class_range, input.device)
@@ -186,7 +222,7 @@ def sparse_zlpr_loss(
 
 def _last(input: Tensor, dim: Axis) -> int:
     """The number of classes, which are on the last dimension."""
-    if class_axes(input, dim, xp=xp) != (input.dim() - 1,):
+    if class_axes(input, dim, xp=xp, empty=True) != (input.dim() - 1,):
         msg = f"`dim` must be the last one where ids count the classes of several processes. Received: {dim!r}."
         raise ValueError(msg)
     return input.shape[-1]

@@ -52,7 +52,7 @@ class LinearPlan(NamedTuple):
         budget = BUDGETS.get(device, BUDGETS["cuda"]) if memory_budget is None else memory_budget
         cells = max(budget // (COPIES * bytes_a_logit), 1)
         if rows * classes <= cells:
-            return cls("dense", rows, classes, classes, bytes_a_logit)
+            return cls("dense", rows, classes, max(classes, 1), bytes_a_logit)
         cells = min(cells, CELLS) if device == "cpu" else cells
         plan = cls("rows", rows, classes, cells // classes, bytes_a_logit)
         return plan if one_sweep and plan.size >= FEWEST_ROWS else plan.by_classes(cells)
@@ -62,7 +62,7 @@ class LinearPlan(NamedTuple):
         if cells is None and self.way != "rows":
             return self
         cells = self.size * self.classes if cells is None else cells
-        size = min(max(cells // max(self.rows, 1), FEWEST_CLASSES), self.classes)
+        size = min(max(cells // max(self.rows, 1), FEWEST_CLASSES), max(self.classes, 1))
         # not by `_replace`, which PyTorch 2.6 does not compile
         return LinearPlan("classes", self.rows, self.classes, size, self.bytes_a_logit)
 

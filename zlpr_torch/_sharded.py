@@ -5,7 +5,8 @@ Every process returns the same loss and takes its own gradient of it, which is n
 a linear layer the gradient of the inputs is the sum over the processes.
 """
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -80,8 +81,10 @@ def _check_parts(parts: list[list[int]]) -> None:
         raise ValueError(msg)
 
 
-def part_of(classes: int, group: Any, class_range: tuple[int, int] | None, device: torch.device) -> Part:
-    """What was told, else by an exchange of the numbers of classes."""
+def part_of(classes: int, group: Any, class_range: tuple[int, int] | Part | None, device: torch.device) -> Part:
+    """What was told, by DTensors as a Part; else by an exchange of the numbers of classes."""
+    if isinstance(class_range, Part):
+        return class_range
     if class_range is not None:
         first, total = class_range
         return Part(first, classes, total, told=True)
@@ -97,6 +100,13 @@ class _Call(NamedTuple):
     reduction: Reduction
     numbers: Sequence[Any]  # the options that are no tensors
     part: Part | None
+
+
+@_torch_internals.untraced
+def of_dtensors(function: Callable[..., Tensor], **given: Any) -> Tensor:
+    """A loss of arguments by name, of which one is a DTensor. Compiled code breaks its graph here."""
+    loss: Tensor = importlib.import_module("zlpr_torch._dtensor").loss(function, given)
+    return loss
 
 
 @_torch_internals.untraced
@@ -121,8 +131,8 @@ def refuse_gradients(*others: Any) -> None:
     """Raise if one of the targets and options requires a gradient, which only all logits at once could give."""
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in others):
         msg = (
-            "With `group` or `weight_grad_hook` there is no gradient in `target`, `threshold`, `weight` and "
-            "`pos_weight`. Detach them."
+            "With `group`, sharded classes or `weight_grad_hook` there is no gradient in `target`, `threshold`, "
+            "`weight` and `pos_weight`. Detach them."
         )
         raise NotImplementedError(msg)
 

@@ -1,19 +1,18 @@
 """Classes spread over processes: whole rows' loss on each, its own gradient, and one exchange of 16 bytes a row."""
 
-import os
-import subprocess
-import sys
-from signal import SIGABRT
+from functools import partial
 
 import pytest
 import torch
-from registry import ROOT
+import torch_processes
 from torch.nn.functional import linear
 
 from zlpr_torch import _sharded, zlpr_loss
 
 ROWS, FEATURES, CLASSES = 8, 5, 600
-WORKER = ROOT / "tests" / "support" / "torch_shards.py"
+start, codes_of, run = (
+    partial(getattr(torch_processes, name), "torch_shards.py") for name in ("start", "codes_of", "run")
+)
 ENDS = {2: [0, 450, 600], 3: [0, 10, 400, 600], 4: [0, 150, 300, 301, 600]}  # one process has a single class
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
 
@@ -43,35 +42,6 @@ def problem(world, reduction, *, masked=False, scale=1.0):
         "crash": None,
         "told": ENDS[world][:-1],
     }
-
-
-def start(folder, given, world):
-    """Its complaints go to a file of each process."""
-    torch.save(given, folder / "problem.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(WORKER), str(folder)]
-    processes = []
-    for rank in range(world):
-        with (folder / f"said-{rank}.txt").open("w", encoding="utf-8") as said:
-            processes.append(subprocess.Popen([*command, str(rank), str(world)], env=environment, stderr=said))
-    return processes
-
-
-def codes_of(folder, given, world, tries=3):
-    """How each ended. If one is aborted, as gloo's threads may (pytorch/gloo#514), all begin anew."""
-    codes = [process.wait(120) for process in start(folder, given, world)]
-    if -SIGABRT in codes and tries > 1:
-        (folder / "store").unlink(missing_ok=True)
-        return codes_of(folder, given, world, tries - 1)
-    return codes
-
-
-def run(folder, given, world):
-    """What each found."""
-    assert not any(codes_of(folder, given, world)), [
-        (folder / f"said-{rank}.txt").read_text(encoding="utf-8") for rank in range(world)
-    ]
-    return [torch.load(folder / f"found-{rank}.pt") for rank in range(world)]
 
 
 CASES = [(2, "mean", {}), (3, "none", {}), (3, "mean", {"masked": True}), (3, "sum", {"scale": 200.0}), (4, "mean", {})]
