@@ -14,7 +14,7 @@ from zlpr_core._terms import Halves
 
 from . import _dispatch, _sharded, _torch_internals
 from ._autograd import is_seen_through
-from ._chunks import Hook, Layer, Sums, Targets, Wanted, gradients, one_sweep, sums_of
+from ._chunks import Hook, Layer, Sums, Targets, Wanted, gradients, memory_of, one_sweep, sums_of
 from ._formula import linear_gradient
 from ._plan import LinearPlan
 from ._reduction import Reduction, number_of, reduce
@@ -94,13 +94,14 @@ class LinearLoss(torch.autograd.Function):
         ctx: Any, call: Call, fixed: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *tensors: Tensor | None
     ) -> Tensor:
         layer = read_layer(call, fixed, input, weight, bias, tensors)
-        ctx.call, ctx.fixed, ctx.gradients = call, fixed, None
+        ctx.call, ctx.fixed, ctx.gradients, ctx.logits = call, fixed, None, None
         if call.plan.way == "rows":
             each = 1 / max(len(layer.input), 1) if call.reduction == "mean" else 1.0
             losses, ctx.gradients = one_sweep(layer, call.plan.size, each, Wanted(*ctx.needs_input_grad[2:5]))
             ctx.save_for_backward(input, weight, bias, *tensors)
             return reduce(losses, call.reduction)
-        sums = sums_of_rows(call, layer)
+        ctx.logits = memory_of(layer, Wanted(*ctx.needs_input_grad[2:5])._replace(hook=call.hook))
+        sums = sums_of_rows(call, layer, ctx.logits)
         ctx.save_for_backward(input, weight, bias, *tensors, *[p for half in sums.halves for p in half], sums.labelled)
         losses = sums.losses.to(call.dtype)
         return reduce(losses.reshape(call.shape[:-1]), call.reduction, sums.labelled)
@@ -123,26 +124,33 @@ class LinearLoss(torch.autograd.Function):
             found = _scaled(made, upstream)
         else:
             layer = read_layer(ctx.call, ctx.fixed, input, weight, bias, tensors)
-            found = second_sweep(upstream, ctx.call, layer, kept, wanted)
+            # A second backward finds none and computes them anew: the gradient of the weight is in their place.
+            logits, ctx.logits = ctx.logits, None
+            found = second_sweep(upstream, ctx.call, layer, kept, wanted, logits)
         pairs = zip(found, own, strict=True)
         return None, None, *[g if g is None else g.to(x.dtype).reshape(x.shape) for g, x in pairs], *[None] * 8
 
 
-def sums_of_rows(call: Call, layer: Layer) -> Sums:
-    """Of whole rows, whichever process has their classes."""
-    sums = sums_of(layer, call.plan.by_classes().size)
+def sums_of_rows(call: Call, layer: Layer, logits: Tensor | None = None) -> Sums:
+    """Of whole rows, whichever process has their classes. Writes ``logits``, if there is memory for them."""
+    sums = sums_of(layer, call.plan.by_classes().size, logits)
     return sums if call.group is None else _sharded.whole_rows(sums, call.dtype, call.group, call.part)
 
 
 def second_sweep(
-    upstream: Tensor, call: Call, layer: Layer, kept: Sequence[Tensor], wanted: Wanted
+    upstream: Tensor,
+    call: Call,
+    layer: Layer,
+    kept: Sequence[Tensor],
+    wanted: Wanted,
+    logits: Tensor | None = None,
 ) -> list[Tensor | None]:
-    """The gradients by the sums of forward; without any, from the first sweep on."""
+    """The gradients by the sums of forward; without any, from the first sweep on. ``logits`` are overwritten."""
     halves, labelled = sums_of_rows(call, layer) if not kept else Sums(_halves(kept), kept[4])
     each = upstream.reshape(-1, 1).to(call.dtype)
     if call.reduction == "mean":
         each = each / (len(layer.input) if labelled is None else number_of(labelled))
-    found = gradients(layer, call.plan.by_classes().size, halves, each.expand(len(layer.input), 1), wanted)
+    found = gradients(layer, call.plan.by_classes().size, halves, each.expand(len(layer.input), 1), wanted, logits)
     if call.group is not None and found[0] is not None:
         distributed.all_reduce(found[0], group=call.group)
     return found
