@@ -19,6 +19,8 @@ CHUNKS, IDS, LINEAR, SHARDED = (f"zlpr_torch/_{name}.py" for name in ("chunks", 
 LINEAR_AUTOGRAD, LINEAR_OPS = (f"zlpr_torch/_linear_{name}.py" for name in ("autograd", "ops"))
 COMPILED = ("frameworks/torch/test_torch_linear_compiled.py",)
 GIVEN, LINEARLY = (("frameworks/torch/test_torch_linear" + name,) for name in ("_given.py", ".py"))
+CPU_IDS, DTENSOR = "zlpr_torch/_cpu_ids.py", "zlpr_torch/_dtensor.py"
+PLACED = ("integrations/torch/test_torch_dtensor.py",)
 SHARDEDLY = ("integrations/torch/test_torch_sharded.py",)
 PAIRED, BLOCKWISE = ("conformance/test_divergences.py",), ("frameworks/torch/test_torch_pairs.py",)
 
@@ -139,6 +141,12 @@ MUTANTS = {
     "linear: half precision rounded where all logits fit": Mutant(LINEAR_AUTOGRAD, "    if not input.is_cpu:\n        return", "    if True:\n        return", GIVEN),
     "linear: gradients that nobody wants": Mutant(LINEAR, "if not is_counted or not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in layer)):", "if not is_counted:", GIVEN),
     "sharded: ranges are not compared": Mutant(SHARDED, "_check_parts([_read(each[:, -DIGITS:]) for each in gathered])", "pass", SHARDEDLY),
+    "ids: positives among the negatives": Mutant(CPU_IDS, "    exponentials[positives.rows, positives.classes] = 0.0\n", "", (*LINEARLY, *GIVEN)),
+    "ids: an id that is there twice counts twice": Mutant(CPU_IDS, "torch.unique(", "torch.sort(", GIVEN),
+    "linear: logits read when the gradient is in their place": Mutant(LINEAR_AUTOGRAD, "logits, ctx.logits = ctx.logits, None", "logits = ctx.logits", GIVEN),
+    "linear: logits beyond their part of the gradient": Mutant(CHUNKS, "layer.input.is_cpu and rows <= features and", "layer.input.is_cpu and", LINEARLY),
+    "DTensor: mean of the own rows": Mutant(DTENSOR, "value / sharding.number_of_rows(own) if is_share", "value / len(own['input']) if is_share", PLACED),
+    "DTensor: shares of a gradient not summed": Mutant(DTENSOR, "[Partial() if lack else place for lack", "[place for lack", PLACED),
     "sharded: the own sums only": Mutant(SHARDED, "distributed.all_gather(gathered, mine, group=group)\n    if checked", "gathered = [mine] * len(gathered)\n    if checked", SHARDEDLY),
     "sharded: inputs' gradient not summed": Mutant(LINEAR_AUTOGRAD, "distributed.all_reduce(found[0], group=call.group)", "pass", SHARDEDLY),
     "linear: bias not cut": Mutant(CHUNKS, "layer.bias[first:last].to(out.dtype)", "layer.bias[: last - first].to(out.dtype)", LINEARLY),

@@ -67,6 +67,30 @@ def test_peak_memory(scale, most):
     assert 2**20 < int(done.stdout.splitlines()[-1]) < most * 2**20
 
 
+@pytest.mark.parametrize("form", ["ids", "bool"])
+@pytest.mark.parametrize("scale", [1, 300], ids=["near", "far"])
+def test_logits_wait_in_the_gradient_of_the_weight(monkeypatch, form, scale):
+    """Of no more rows than features: the second sweep makes none. A second backward makes them anew."""
+    generator = torch.Generator().manual_seed(4)
+    x, w, b = (scale * torch.randn(5, 7, generator=generator), *(torch.randn(n, generator=generator) for n in ((600, 7), (600,))))  # fmt: skip
+    layer = [array.requires_grad_() for array in (x, w, b)]
+    ids = torch.randint(600, (5, 4), generator=generator)
+    ids[:, 1], ids[0] = ids[:, 0], -1  # the same id twice, a row without one
+    hot, made = multi_hot(ids, 600), []
+    product = torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *given, **more: made.append(1) or product(*given, **more))
+    function, target = (sparse_linear_zlpr_loss, ids) if form == "ids" else (linear_zlpr_loss, hot)
+    loss = function(x, w, target, b, memory_budget=4 * 4 * 5 * 128)
+    assert len(made) == 5  # chunks of 128 classes
+    first = torch.autograd.grad(loss, layer, retain_graph=True)
+    assert len(made) == 5
+    second = torch.autograd.grad(loss, layer)
+    assert len(made) == 10
+    true = torch.autograd.grad(zlpr_loss(linear(x, w, b), hot), layer)
+    for got in (first, second):
+        torch.testing.assert_close(got, true, rtol=1e-5, atol=1e-6)
+
+
 def test_without_a_gradient_none_is_made(monkeypatch):
     """The way by rows makes it while the loss is."""
     monkeypatch.setattr(zlpr_torch._linear_autograd, "one_sweep", lambda *_: pytest.fail("a gradient was made"))

@@ -1,5 +1,7 @@
 """DTensors: the loss of whole rows from logits, or layers, that are sharded on the classes, the rows or both."""
 
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -165,3 +167,15 @@ def test_what_is_refused(found_of):
         assert found.keys() == REFUSED.keys()
         for name, text in REFUSED.items():
             assert str(found[name]).startswith(text), (name, found[name])
+
+
+def test_nobody_else_pays_for_the_import():
+    """``torch.distributed.tensor`` takes longer to import than this package."""
+    told = (
+        "import sys, torch; before = 'torch.distributed.tensor' in sys.modules; import zlpr_torch; "
+        "head = torch.nn.Linear(2, 3); zlpr_torch.zlpr_loss(head(torch.ones(1, 2)), torch.ones(1, 3)).backward(); "
+        "zlpr_torch.linear_zlpr_loss(torch.ones(1, 2), head.weight, torch.ones(1, 3)).backward(); "
+        "assert ('torch.distributed.tensor' in sys.modules) == before and 'zlpr_torch._dtensor' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
