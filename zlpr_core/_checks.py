@@ -115,8 +115,9 @@ def check_axis(axis: Any, argument: str, /, *, xp: Namespace | None = None) -> t
 def class_axes(logits: Array, axis: Axis, /, *, xp: Namespace, empty: bool = False) -> tuple[int, ...]:
     """``axis`` as a tuple of distinct non-negative ints, none of them empty unless the classes are a part of all."""
     shape = tuple(logits.shape)
-    if type(axis) is int and -len(shape) <= axis < len(shape) and shape[axis] != 0:
-        return (axis % len(shape),)  # nearly every call
+    single = axis[0] if type(axis) is tuple and len(axis) == 1 else axis
+    if type(single) is int and -len(shape) <= single < len(shape) and shape[single] != 0:
+        return (single % len(shape),)  # nearly every call
     given = check_axis(axis, "axis", xp=xp)
     axes = tuple(a + len(shape) if a < 0 else a for a in given)
     if not axes or len(set(axes)) != len(axes) or not all(0 <= a < len(shape) for a in axes):

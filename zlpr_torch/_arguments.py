@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zlpr_core._checks import check_pair, sparse_error
-from zlpr_core._options import Options
+from zlpr_core._options import DEFAULT, Options
 
 from ._namespace import FLOATING, TARGETS, xp
 
@@ -96,7 +96,7 @@ _TRACEABLE = (bool, int, float, list, tuple)
 
 def read_options(input: Tensor, mask: Any, weight: Any, pos_weight: Any, threshold: Any) -> Options:
     """The options that a user passed, checked and converted."""
-    if mask is weight is pos_weight is None and type(threshold) is float:  # nearly every call
-        return Options.of(input, None, None, None, threshold, xp=xp)
+    if mask is weight is pos_weight is None and type(threshold) is float and threshold == 0:  # nearly every call
+        return DEFAULT
     given = {"mask": mask, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
     return Options.of(input, *[readable_option(argument, option) for argument, option in given.items()], xp=xp)

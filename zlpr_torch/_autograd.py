@@ -32,9 +32,7 @@ class KernelLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        kernel: ModuleType,
-        axes: Shape,
-        reduction: Reduction,
+        call: tuple[ModuleType, Shape, Reduction],
         options: Options,
         input: Tensor,
         target: Tensor,
@@ -42,8 +40,8 @@ class KernelLoss(torch.autograd.Function):
     ) -> Tensor:
         """``threshold`` is that of the options again, if it requires a gradient: autograd does not look into these."""
         loss: Tensor
+        kernel, axes, reduction = ctx.call = call
         loss, ctx.residuals = kernel.forward(input, target, options, axes, reduction, with_gradient=True)
-        ctx.call = kernel, axes, reduction
         # Tensors are saved, and not kept on ctx, so that autograd notices if one is changed before backward.
         ctx.numbers, tensors = None, []
         if not options.are_default:
@@ -59,20 +57,23 @@ class KernelLoss(torch.autograd.Function):
         options = DEFAULT
         if ctx.numbers is not None:
             options = _joined(tensors, ctx.numbers)
-        threshold = options.threshold if ctx.needs_input_grad[6] else None
+        _, _, in_input, _, in_threshold = ctx.needs_input_grad
+        threshold = options.threshold if in_threshold else None
         if torch.is_grad_enabled():
-            wrt = ([input] if ctx.needs_input_grad[4] else []) + ([] if threshold is None else [threshold])
+            wrt = ([input] if in_input else []) + ([] if threshold is None else [threshold])
             gradients = differentiable_gradients(upstream, input, target, options, axes, reduction, wrt)
-            in_input = gradients[0] if ctx.needs_input_grad[4] else None
-            return None, None, None, None, in_input, None, None if threshold is None else gradients[-1]
+            return None, None, gradients[0] if in_input else None, None, None if threshold is None else gradients[-1]
         if is_seen_through(upstream):
             gradient = linear_gradient(upstream, input, target, options, axes, reduction)
         else:
             # A second backward finds no residuals and recomputes: this one may write over them.
             residuals, ctx.residuals = ctx.residuals, None
             gradient = kernel.backward(upstream, residuals, input, target, options, axes, reduction, overwrite=True)
-        in_threshold = None if threshold is None else -gradient.sum_to_size(threshold.shape).to(threshold.dtype)
-        return None, None, None, None, gradient if ctx.needs_input_grad[4] else None, None, in_threshold
+        slope = None if threshold is None else -gradient.sum_to_size(threshold.shape).to(threshold.dtype)
+        return None, None, gradient if in_input else None, None, slope
+
+
+kernel_loss = _torch_internals.plain_apply(KernelLoss)
 
 
 class KernelTerms(torch.autograd.Function):
@@ -145,10 +146,5 @@ def _joined(tensors: list[Tensor | None], numbers: list[Any]) -> Options:
 
 def is_seen_through(upstream: Tensor) -> bool:
     """True if vmap, forward mode or a tracing tool has come between forward and backward."""
-    return (
-        torch.compiler.is_compiling()  # first, because compiled autograd cannot trace the questions after it
-        or type(upstream) is not Tensor
-        or _torch_internals.is_transformed()
-        or _torch_internals.is_recorded()
-        or _torch_internals.is_batched(upstream)
-    )
+    # in this order, because compiled autograd can trace the first question only
+    return not _torch_internals.is_eager() or type(upstream) is not Tensor or _torch_internals.is_batched(upstream)

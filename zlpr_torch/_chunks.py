@@ -192,7 +192,7 @@ def sums_of_chunk(chunk: Chunk) -> Halves:
     logs = _logs_of_sums(chunk).double()
     shift = logs.floor()
     rest = torch.where(logs == torch.inf, 0.0, torch.expm1(logs - shift))
-    halves = Halves(*(ShiftedSum(shift[:, i : i + 1], rest[:, i : i + 1]) for i in (0, 1)))
+    halves = Halves(*(ShiftedSum(*half) for half in zip(shift, rest, strict=True)))
     far = (~are_near(chunk, halves)).nonzero()[:, 0]
     if len(far):
         for half, exact in zip(halves, _sums_by_core(chunk.some(far)), strict=True):
@@ -204,7 +204,7 @@ def _logs_of_sums(chunk: Chunk) -> Tensor:
     """By a kernel."""
     if isinstance(chunk.targets, Positives):
         return _cpu_ids.logs_of_sums(chunk.logits, chunk.targets, chunk.memory)
-    return _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), None, halves=True).losses
+    return _cpu.swept(chunk.logits, chunk.targets, _spread(chunk), None)[0]
 
 
 def _sums_by_core(chunk: Chunk) -> Halves:
@@ -292,8 +292,8 @@ def one_sweep(layer: Layer, size: int, each: float, wanted: Wanted) -> tuple[Ten
 def _losses_and_gradient(chunk: Chunk, each: float) -> tuple[Tensor, Tensor]:
     """Of whole rows."""
     if chunk.logits.is_cpu:
-        sweep = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), each)
-        return sweep.losses[:, 0], sweep.gradient
+        losses, gradient = _cpu.swept(chunk.logits, chunk.targets, _spread(chunk), each)
+        return losses.sum(0)[:, 0], gradient
     sums = _sums_by_core(chunk)
     return Sums(sums, None).losses, _by_core(chunk, sums, chunk.logits.new_full((len(chunk.logits), 1), each))
 
@@ -324,9 +324,9 @@ def _by_core(chunk: Chunk, sums: Halves, each: Tensor) -> Tensor:
 def _by_kernel(chunk: Chunk, sums: Halves, each: Tensor) -> tuple[Tensor, Tensor]:
     """The gradient, and which rows of it are finite: not one with an infinite logit, which may have a small loss."""
     whole = [each / (torch.exp(half.shift) * (1 + half.rest)) for half in sums]
-    upstream = torch.cat(whole, 1).to(chunk.logits.dtype)
+    upstream = torch.stack(whole).to(chunk.logits.dtype)
     if isinstance(chunk.targets, Positives):  # an infinite logit has no gradient here, or an infinite sum
         gradient = _cpu_ids.gradient(chunk.logits, chunk.targets, upstream, chunk.memory)
         return gradient, torch.ones(len(gradient), dtype=torch.bool, device="cpu")
-    sweep = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), upstream, halves=True, of_part=True)
-    return sweep.gradient, sweep.losses[:, 0].isfinite()
+    totals, gradient = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), upstream, of_part=True).run()
+    return gradient, totals.isfinite().flatten()

@@ -18,24 +18,24 @@ from torch import Tensor
 
 import zlpr_core
 from zlpr_core._losses import terms_gradients
-from zlpr_core._options import Options
+from zlpr_core._options import DEFAULT, Options
 
 from ._cpu_terms import (
+    FEW,
     WIDE,
     as_bytes,
+    as_upstream,
     at_once,
     careful_terms,
     hard_terms,
     illegal_rows,
-    joined,
     number_tensor,
-    of_halves,
     soft_terms,
     summed,
 )
 from ._layout import Layout, Shape, layout_of, some_rows
 from ._namespace import xp
-from ._reduction import Reduction, labelled_examples, reduce
+from ._reduction import Reduction
 
 CELLS = 2**20
 """In a block: more of them leave the cache, fewer cost more calls than arithmetic."""
@@ -52,14 +52,22 @@ def forward(
 ) -> tuple[Tensor, Tensor | None]:
     """The reduced loss, and for ``backward`` the gradient for the expected upstream gradient, if it can be of use."""
     layout = layout_of(input.dim(), axes)
-    labelled = labelled_examples(options.where, input.shape, axes)
-    kept = with_gradient and keeps_gradient(input, reduction)
-    upstream = expected_upstream(reduction, labelled, layout, input.shape) if kept else None
-    sweep = Sweep(layout.rows(input), layout.rows(target), layout.options(options, input.shape), upstream)
-    # cloned, because autograd refuses to modify in place what a Function returned as a view
-    losses = layout.examples(sweep.losses, input.shape).clone() if reduction == "none" else sweep.losses
-    loss = reduce(losses, reduction, labelled)
-    return loss, layout.cells(sweep.gradient, input.shape) if kept else None
+    examples = number_of_examples(reduction, options.where, layout, input.shape)
+    upstream = 1 / (examples or 1) if with_gradient and keeps_gradient(input, reduction) else None
+    if layout.is_rows and options is DEFAULT:  # nearly every call
+        losses, gradient = swept(input, target, options, upstream)
+    else:
+        losses, gradient = swept(*layout.all_rows(input, target, options), upstream)
+    gradient = gradient if gradient is None else layout.cells(gradient, input.shape)
+    if reduction != "none":
+        return average(losses, examples), gradient
+    # a new tensor, because autograd refuses to modify in place what a Function returned as a view
+    return torch.add(*[layout.examples(half, input.shape) for half in losses.unbind()]), gradient
+
+
+def average(losses: Tensor, examples: int) -> Tensor:
+    """The sum over a number of examples, by a tensor: ``mean`` makes one of that number, which takes as long again."""
+    return losses.sum().div_(number_tensor(float(examples), losses.dtype))
 
 
 def backward(
@@ -83,12 +91,10 @@ def backward(
     if residuals is not None and input.dtype in WIDE:
         each = layout.beside_cells(upstream)
         return residuals.mul_(each) if overwrite else residuals * each
-    labelled = labelled_examples(options.where, input.shape, axes)
-    each = upstream.reshape(-1, 1) * expected_upstream(reduction, labelled, layout, input.shape)
+    each = upstream.reshape(-1, 1) / (number_of_examples(reduction, options.where, layout, input.shape) or 1)
     each = each.expand(layout.number_of_rows(input.shape), 1)
-    arrays = layout.rows(input), layout.rows(target), layout.options(options, input.shape)
     gradient = layout.rows(residuals) if residuals is not None and overwrite else None
-    return layout.cells(Sweep(*arrays, each, gradient).gradient, input.shape)
+    return layout.cells(swept(*layout.all_rows(input, target, options), each, gradient)[1], input.shape)
 
 
 def forward_terms(
@@ -100,10 +106,9 @@ def forward_terms(
     """
     layout = layout_of(input.dim(), axes)
     kept = with_gradient and input.dtype in WIDE and not target.is_floating_point()
-    upstream = input.new_ones((1, 2)).expand(layout.number_of_rows(input.shape), 2) if kept else None
-    sweep = _terms_sweep(input, target, options, axes, upstream)
-    positive, negative = (layout.examples(half, input.shape).clone() for half in sweep.losses.unbind(1))
-    return (positive, negative), layout.cells(sweep.gradient, input.shape) if kept else None
+    losses, gradient = swept(*layout.all_rows(input, target, options), 1.0 if kept else None)
+    positive, negative = (layout.examples(half, input.shape).clone() for half in losses.unbind())
+    return (positive, negative), gradient if gradient is None else layout.cells(gradient, input.shape)
 
 
 def backward_terms(
@@ -115,14 +120,8 @@ def backward_terms(
         positive, negative = map(layout.beside_cells, upstreams)
         pulled: Tensor = residuals.clamp(max=0).mul_(positive)  # a gradient below 0 is that of a positive
         return pulled.add_(residuals.clamp_(min=0).mul_(negative))
-    upstream = torch.stack([half.reshape(-1) for half in upstreams], 1)
-    return layout.cells(_terms_sweep(input, target, options, axes, upstream).gradient, input.shape)
-
-
-def _terms_sweep(input: Tensor, target: Tensor, options: Options, axes: Shape, upstream: Tensor | None) -> "Sweep":
-    layout = layout_of(input.dim(), axes)
-    arrays = layout.rows(input), layout.rows(target), layout.options(options, input.shape)
-    return Sweep(*arrays, upstream, halves=True)
+    upstream = torch.stack([half.reshape(-1, 1) for half in upstreams])
+    return layout.cells(swept(*layout.all_rows(input, target, options), upstream)[1], input.shape)
 
 
 def keeps_gradient(input: Tensor, reduction: Reduction) -> bool:
@@ -133,18 +132,48 @@ def keeps_gradient(input: Tensor, reduction: Reduction) -> bool:
     return input.dtype in WIDE or (input.dtype == torch.bfloat16 and reduction != "none")
 
 
-def expected_upstream(reduction: Reduction, labelled: Tensor | None, layout: Layout, shape: Shape) -> float:
-    """What a loss of one example is multiplied by in the reduced loss."""
+def number_of_examples(reduction: Reduction, where: Tensor | None, layout: Layout, shape: Shape) -> int:
+    """What the reduction divides by: 1 instead of 0 if no example keeps a cell, but 0 for an empty batch."""
     if reduction != "mean":
-        return 1.0
-    return 1 / max(layout.number_of_rows(shape) if labelled is None else int(labelled.sum()), 1)
+        return 1
+    rows = layout.number_of_rows(shape)
+    return rows if where is None else max(int(where.expand(shape).any(layout.axes).sum()), min(rows, 1))
+
+
+def swept(
+    logits: Tensor,
+    targets: Tensor,
+    options: Options,
+    upstream: Any,
+    gradient: Tensor | None = None,
+    *,
+    exponentials: Tensor | None = None,
+) -> tuple[Tensor, Any]:
+    """The losses of the two halves of each row, [2, rows, 1], and if there is an ``upstream`` the gradient.
+
+    ``upstream`` is a number, or a tensor that broadcasts to the losses. The gradient goes into the memory of
+    ``gradient``, if that is given. ``exponentials`` are those of the logits, if a caller knows them.
+    """
+    is_small = 0 < logits.numel() <= FEW and logits.is_contiguous() and targets.is_contiguous() and options.are_default
+    if not is_small or gradient is not None:
+        return Sweep(logits, targets, options, upstream, gradient, exponentials=exponentials).run()
+    losses, gradient = at_once(logits, targets, upstream)
+    redo = inexact_rows(losses)
+    if redo is not None:
+        Sweep(logits, targets, options, upstream, gradient).correct(losses, redo)
+    return losses, gradient
+
+
+def inexact_rows(losses: Tensor) -> Tensor | None:
+    """The rows that are to be computed a second time."""
+    limit = LIMIT[losses.dtype]
+    if losses.numel() == 0 or losses.max().item() < limit:
+        return None
+    return (~(losses < limit).all(0)).nonzero()[:, 0]
 
 
 class Sweep:
-    """One call, computed at once: ``losses`` of the rows, and their ``gradient`` if there is an ``upstream``.
-
-    The losses are a column, or with ``halves`` one for the positive and one for the negative half.
-    """
+    """One call, a block of rows at a time; ``swept`` says of what."""
 
     def __init__(
         self,
@@ -155,13 +184,11 @@ class Sweep:
         gradient: Tensor | None = None,
         *,
         careful: bool = False,
-        halves: bool = False,
-        exponentials: Tensor | None = None,
         of_part: bool = False,
+        exponentials: Tensor | None = None,
     ) -> None:
-        self.halves = halves
         self.logits, self.targets, self.options = logits, targets, options
-        self.upstream = upstream  # a number, a column with one a row, or None
+        self.upstream = upstream
         self.careful = careful
         # Some classes of rows whose sums the upstream gradient is divided by: the losses are the gradient's own sums.
         self.of_part = of_part
@@ -169,42 +196,43 @@ class Sweep:
         self.dtype = logits.dtype if logits.dtype in WIDE else torch.float32
         self.count, self.classes = logits.shape
         self.step = max(1, min(CELLS // self.classes, self.count))
+        self.exponentials = exponentials if self.step == self.count else None
         self.buffers: dict[str, Tensor] = {}
         self.gradient: Any = gradient
-        is_plain = self.step == self.count and self.no_options and not (careful or of_part) and gradient is None
-        if is_plain and logits.is_contiguous():
-            self.losses, self.gradient = at_once(logits, targets, upstream, exponentials, halves=halves)
-            redo = self.inexact()
-        else:
-            redo = self.run()
-        if redo is not None:
-            for start in range(0, len(redo), self.step):
-                self.recompute(redo[start : start + self.step])
 
-    def run(self) -> Tensor | None:
-        """Make the losses and the gradient; which rows are to be computed a second time."""
+    def run(self) -> tuple[Tensor, Any]:
+        """The losses and the gradient."""
         if self.upstream is not None and self.gradient is None:
             self.gradient = self.logits.new_empty(self.logits.shape)
-        if self.no_options or self.count == 0 or are_factors(self.options):
-            self.losses = self.blocks()
-            return None if self.of_part else self.inexact()
-        self.losses = self.empty_losses()
-        return torch.arange(self.count, device="cpu")
+        if not (self.no_options or self.count == 0 or are_factors(self.options)):
+            losses = self.empty_losses()
+            redo: Tensor | None = torch.arange(self.count, device="cpu")
+        else:
+            losses = self.blocks()
+            redo = None if self.of_part else inexact_rows(losses)
+        if redo is not None:
+            self.correct(losses, redo)
+        return losses, self.gradient
+
+    def correct(self, losses: Tensor, redo: Tensor) -> None:
+        """Compute some rows a second time."""
+        for start in range(0, len(redo), self.step):
+            self.recompute(redo[start : start + self.step], losses)
 
     def empty_losses(self) -> Tensor:
         """Memory for the losses."""
-        return self.logits.new_empty((self.count, 2 if self.halves else 1), dtype=self.dtype)
+        return self.logits.new_empty((1 if self.of_part else 2, self.count, 1), dtype=self.dtype)
 
     def blocks(self) -> Tensor:
-        """The losses of the rows that are exact, in a column."""
+        """The losses of the rows that are exact."""
         if self.step == self.count:
             return self.block(self.logits, self.targets, self.options, self.upstream, self.gradient)
         losses = self.empty_losses()
         for start in range(0, self.count, self.step):
             rows = slice(start, start + self.step)
-            upstream, gradient = some_rows(self.upstream, rows), some_rows(self.gradient, rows)
+            upstream, gradient = of_rows(self.upstream, rows), some_rows(self.gradient, rows)
             options = options_of(self.options, rows)
-            losses[rows] = self.block(self.logits[rows], self.targets[rows], options, upstream, gradient)
+            losses[:, rows] = self.block(self.logits[rows], self.targets[rows], options, upstream, gradient)
         return losses
 
     def block(self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, gradient: Any) -> Tensor:
@@ -215,10 +243,9 @@ class Sweep:
         if not self.no_options:
             self.weigh(options, negative, positive)
         if self.of_part:
-            in_positive, in_negative = of_halves(upstream, self.dtype, halves=True)
-            losses = negative.mul_(in_negative).addcmul_(positive, in_positive, value=-1).sum(1, True)
+            losses = negative.mul_(upstream[1]).addcmul_(positive, upstream[0], value=-1).sum(1, True)
         else:
-            losses = summed(negative, positive, upstream, halves=self.halves)
+            losses = summed(negative, positive, upstream)
         if gradient is not None and not in_place:
             gradient.copy_(negative)
         return losses if illegal is None else losses.masked_fill_(illegal, torch.nan)
@@ -240,6 +267,9 @@ class Sweep:
         if self.careful:
             share = self.buffer("targets", targets).copy_(positive)
             return *careful_terms(logits, share, negative, positive), illegal
+        if self.exponentials is not None:
+            torch.lerp(self.exponentials, number_tensor(0.0, self.dtype), positive, out=negative)
+            return negative, positive.div_(self.exponentials), illegal
         return *hard_terms(logits, positive, negative), illegal
 
     def soft_terms(
@@ -253,7 +283,8 @@ class Sweep:
         positive = self.buffer("positive", targets)
         if self.careful:
             return *careful_terms(logits, targets, negative, positive), illegal
-        return *soft_terms(torch.exp(logits, out=negative), targets, negative, positive), illegal
+        exponentials = torch.exp(logits, out=negative) if self.exponentials is None else self.exponentials
+        return *soft_terms(exponentials, targets, negative, positive), illegal
 
     def weigh(self, options: Options, negative: Tensor, positive: Tensor) -> None:
         """Multiply the terms by what the options make of them."""
@@ -269,35 +300,31 @@ class Sweep:
             self.buffers[use] = self.logits.new_empty((self.step, self.classes), dtype=self.dtype)
         return self.buffers[use] if like.shape[0] == self.step else self.buffers[use][: like.shape[0]]
 
-    def inexact(self) -> Tensor | None:
-        """The rows that are to be computed a second time."""
-        limit = LIMIT[self.dtype]
-        if self.count == 0 or self.losses.max().item() < limit:
-            return None
-        return (~(self.losses < limit).all(1)).nonzero()[:, 0]
-
-    def recompute(self, rows: Tensor) -> None:
+    def recompute(self, rows: Tensor, losses: Tensor) -> None:
         """Some rows with care, or by the core."""
         logits, targets = self.logits[rows], some_rows(self.targets, rows)
-        options, upstream = options_of(self.options, rows), some_rows(self.upstream, rows)
+        options, upstream = options_of(self.options, rows), of_rows(self.upstream, rows)
         if self.careful:
             found, gradient = self.by_core(logits.to(self.dtype), targets, options, upstream)
         else:
-            sweep = Sweep(logits, targets, options, upstream, careful=True, halves=self.halves)
-            found, gradient = sweep.losses, sweep.gradient
-        self.losses[rows] = found
+            found, gradient = Sweep(logits, targets, options, upstream, careful=True).run()
+        losses[:, rows] = found
         if gradient is not None:
             self.gradient[rows] = gradient.to(self.gradient.dtype)
 
     def by_core(self, logits: Tensor, targets: Tensor, options: Options, upstream: Any) -> tuple[Tensor, Any]:
         """The losses and the gradient of some rows."""
-        positive, negative = zlpr_core.zlpr_terms(logits, targets, **options.by_name(), xp=xp)
-        losses = joined(positive.unsqueeze(1), negative.unsqueeze(1), halves=self.halves)
+        losses = torch.stack(zlpr_core.zlpr_terms(logits, targets, **options.by_name(), xp=xp)).unsqueeze(2)
         if upstream is None:
             return losses, None
-        in_positive, in_negative = of_halves(upstream, self.dtype, halves=self.halves)
+        in_positive, in_negative = as_upstream(upstream, self.dtype).expand(losses.shape)
         positive, negative = terms_gradients(logits, targets, -1, options, xp=xp)
         return losses, in_positive * positive + in_negative * negative
+
+
+def of_rows(upstream: Any, rows: Any) -> Any:
+    """The upstream gradients of some rows."""
+    return upstream[..., rows, :] if isinstance(upstream, Tensor) else upstream
 
 
 def options_of(options: Options, rows: Any) -> Options:

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._cpu import Sweep, expected_upstream, keeps_gradient, options_of
+from ._cpu import average, keeps_gradient, number_of_examples, options_of, swept
 from ._cpu_pairs import BLOCKS, Block, Memory
-from ._cpu_terms import WIDE, number_tensor
+from ._cpu_terms import FEW, WIDE, number_tensor
 from ._formula import Inputs, PairCall, pair_gradients, plain_pair
 from ._layout import layout_of, some_rows
-from ._reduction import labelled_examples, reduce
 
 CELLS = 2**18
 """In a block: fewer cost more calls than arithmetic, and of more the dozen arrays leave the cache."""
@@ -28,13 +27,13 @@ def forward(call: PairCall, inputs: Inputs, wanted: Wanted) -> tuple[Tensor, lis
     """The reduced value, and for ``backward`` the ``wanted`` gradients for the expected upstream gradient."""
     p, q, _, options = inputs
     layout = layout_of(p.dim(), call.axes)
-    labelled = labelled_examples(options.where, p.shape, call.axes)
+    examples = number_of_examples(call.reduction, options.where, layout, p.shape)
     kept = any(wanted) and keeps_gradient(p, call.reduction) and keeps_gradient(q, call.reduction)
-    upstream = expected_upstream(call.reduction, labelled, layout, p.shape) if kept else None
-    values, gradients = _sweep(call, inputs, upstream, wanted)
+    values, gradients = _sweep(call, inputs, 1 / (examples or 1) if kept else None, wanted)
+    if call.reduction != "none":
+        return average(values, examples), gradients if kept else None
     # cloned, because autograd refuses to modify in place what a Function returned as a view
-    values = layout.examples(values, p.shape).clone() if call.reduction == "none" else values
-    return reduce(values, call.reduction, labelled), gradients if kept else None
+    return layout.examples(values, p.shape).clone(), gradients if kept else None
 
 
 def backward(
@@ -48,8 +47,7 @@ def backward(
     if residuals is not None and p.dtype in WIDE and q.dtype in WIDE:
         each = layout.beside_cells(upstream)
         return [None if gradient is None else gradient.mul_(each) for gradient in residuals]
-    labelled = labelled_examples(options.where, p.shape, call.axes)
-    each = upstream.reshape(-1, 1) * expected_upstream(call.reduction, labelled, layout, p.shape)
+    each = upstream.reshape(-1, 1) / (number_of_examples(call.reduction, options.where, layout, p.shape) or 1)
     return _sweep(call, inputs, each.expand(layout.number_of_rows(p.shape), 1), wanted)[1]
 
 
@@ -94,27 +92,27 @@ class _Sweep:
             values.mul_(self.call.share)
         made = []
         for logits, whole, gradient, known in zip(inputs[:2], wholes, gradients, exponentials, strict=True):
-            loss = self.loss(logits, inputs, None if gradient is None else 0.5 * each, known)
-            if loss is not None:
-                values.add_(loss.losses, alpha=0.5)
-            made.append(None if gradient is None else self.joined(gradient, each, loss, logits, whole))
+            losses, of_loss = self.loss(logits, inputs, None if gradient is None else 0.5 * each, known)
+            if losses is not None:
+                values.add_(losses.sum(0), alpha=0.5)
+            made.append(None if gradient is None else self.joined(gradient, each, of_loss, logits, whole))
         return values, made
 
-    def joined(self, gradient: Tensor, each: Any, loss: Sweep | None, logits: Tensor, whole: Tensor | None) -> Tensor:
+    def joined(self, gradient: Tensor, each: Any, of_loss: Any, logits: Tensor, whole: Tensor | None) -> Tensor:
         """The gradient of the divergence and of the loss together, rounded once, in ``whole`` if that is given."""
         in_place = whole is not None and whole.dtype == self.dtype
         both = torch.mul(gradient, each * self.factor, out=whole if in_place else gradient)
-        if loss is not None:
-            both.add_(loss.gradient)
+        if of_loss is not None:
+            both.add_(of_loss)
         if in_place:
             return both
         return both.to(logits.dtype) if whole is None else whole.copy_(both)
 
-    def loss(self, logits: Tensor, inputs: Inputs, upstream: Any, exponentials: Tensor | None) -> Sweep | None:
-        """Of the first or the second logits, if there is a target."""
+    def loss(self, logits: Tensor, inputs: Inputs, upstream: Any, exponentials: Tensor | None) -> tuple[Any, Any]:
+        """Losses and gradient of the first or the second logits, if there is a target."""
         if inputs.target is None:
-            return None
-        return Sweep(logits.to(self.dtype), inputs.target, inputs.options, upstream, exponentials=exponentials)
+            return None, None
+        return swept(logits.to(self.dtype), inputs.target, inputs.options, upstream, exponentials=exponentials)
 
     def read(self, inputs: Inputs) -> Block:
         """In the dtype that computes, scaled, and 0 where masked."""
@@ -125,7 +123,7 @@ class _Sweep:
         if scale != 1:
             gap.mul_(scale)
             p, q = torch.mul(p, scale, out=memory["x"]), torch.mul(q, scale, out=memory["y"])
-        with_loss = inputs.target is not None and scale == 1 and inputs.options.are_default
+        with_loss = inputs.target is not None and scale == 1 and inputs.options.are_default and p.numel() > FEW
         return Block(p, q, gap, where, memory, with_loss)
 
     def wide(self, logits: Tensor, where: Tensor | None, memory: Tensor | None) -> Tensor:

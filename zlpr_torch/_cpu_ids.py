@@ -11,8 +11,6 @@ from torch import Tensor
 
 from zlpr_core._indices import Ids
 
-from ._cpu_terms import joined
-
 
 class Positives(NamedTuple):
     """The distinct pairs of a row and a class, in the order of the classes."""
@@ -41,18 +39,19 @@ class Positives(NamedTuple):
 
 
 def logs_of_sums(logits: Tensor, positives: Positives, memory: Tensor) -> Tensor:
-    """The logarithms of both sums of each row, as ``_cpu.Sweep`` gives losses: positive and negative, two columns."""
+    """The logarithms of both sums of each row, as ``_cpu.swept`` gives losses, [2, rows, 1]."""
     exponentials = torch.exp(logits, out=memory)
     exponentials[positives.rows, positives.classes] = 0.0
     negative = exponentials.sum(1, True)
     pulls = torch.exp(-logits[positives.rows, positives.classes]).unsqueeze(1)
     positive = torch.zeros_like(negative).index_add_(0, positives.rows, pulls)
-    return joined(torch.log1p(positive), torch.log1p(negative), halves=True)
+    return torch.stack((positive, negative)).log1p_()
 
 
 def gradient(logits: Tensor, positives: Positives, upstream: Tensor, memory: Tensor) -> Tensor:
-    """In the logits of rows whose sums ``upstream`` is divided by: a column for the positive half, and the negative."""
-    found = torch.exp(logits, out=memory).mul_(upstream[:, 1:])
-    pulls = torch.exp(-logits[positives.rows, positives.classes]).mul_(upstream[positives.rows, 0])
+    """In the logits of rows whose sums ``upstream`` is divided by, [2, rows, 1]."""
+    in_positive, in_negative = upstream.unbind()
+    found = torch.exp(logits, out=memory).mul_(in_negative)
+    pulls = torch.exp(-logits[positives.rows, positives.classes]).mul_(in_positive[positives.rows, 0])
     found[positives.rows, positives.classes] = pulls.neg_()
     return found

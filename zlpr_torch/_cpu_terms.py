@@ -14,59 +14,79 @@ WIDE = (torch.float32, torch.float64)
 """The dtypes that compute; half precision is widened to float32 in the block."""
 
 
-def at_once(
-    logits: Tensor, targets: Tensor, upstream: Any, exponentials: Tensor | None, *, halves: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Losses and gradient, as ``_cpu.Sweep`` gives them, of a batch that is one block and has no options.
+FEW = 2**13
+"""Cells of a batch that is so small that a call takes longer than its arithmetic."""
 
-    A call takes a microsecond, the time of a thousand cells. So every operation makes its own result, because buffers
-    would take longer to find, and no function is called that can be spared.
+
+def at_once(logits: Tensor, targets: Tensor, upstream: Any) -> tuple[Tensor, Tensor | None]:
+    """Losses and gradient, as ``_cpu.swept`` gives them, of a small batch without options.
+
+    A call takes a microsecond, the time of a thousand cells. So both halves are computed together, [2, rows, classes],
+    though each cell of hard targets is in one only; every operation makes its own result, because buffers would take
+    longer to find; and no function is called that can be spared.
     """
     dtype = logits.dtype if logits.dtype in WIDE else torch.float32
+    none, side, other_side, one = _of_halves(dtype)
     wide = logits if logits.dtype == dtype else logits.to(dtype)
-    negative, positive, illegal = _terms(wide, targets, exponentials)
-    losses = summed(negative, positive, upstream, halves=halves)
+    share, illegal = targets if targets.dtype == dtype else targets.type_as(wide), None
+    if targets.is_floating_point():
+        illegal = illegal_rows(targets, dtype)
+        share = share if illegal is None else share.clamp(0, 1)
+        exponentials = torch.mul(wide, other_side).exp_()
+    else:
+        if targets.dtype != torch.bool:
+            illegal = illegal_rows(share, dtype)
+        exponentials = torch.addcmul(wide, wide, share, value=-2).exp_()  # NaN where a logit is infinite
+    terms = torch.addcmul(none, share, side).mul_(exponentials)  # t e^-s and (1 - t) e^s
+    sums = terms.sum(2, True)
+    losses = torch.log1p(sums)
     if illegal is not None:
         losses.masked_fill_(illegal, torch.nan)
     if upstream is None:
         return losses, None
-    return losses, negative if logits.dtype == dtype else negative.to(logits.dtype)
+    gradient = terms.mul_(_signed(upstream, dtype) / sums.add_(one)).sum(0)
+    return losses, gradient if logits.dtype == dtype else gradient.to(logits.dtype)
 
 
-def summed(negative: Tensor, positive: Tensor, upstream: Any, *, halves: bool) -> Tensor:
-    """The losses of whole rows from their terms. If there is an ``upstream``, ``negative`` becomes the gradient."""
-    dtype, positive_sum, negative_sum = negative.dtype, positive.sum(1, True), negative.sum(1, True)
-    losses = joined(torch.log1p(positive_sum), torch.log1p(negative_sum), halves=halves)
+@lru_cache(maxsize=4)
+def _of_halves(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``a`` and ``b`` of ``a + b t``, which is t and 1 - t; ``-b``, the signs of the exponents; and 1."""
+    none, side, other_side = _column(0.0, 1.0, dtype), _column(1.0, -1.0, dtype), _column(-1.0, 1.0, dtype)
+    return none, side, other_side, number_tensor(1.0, dtype)
+
+
+@lru_cache(maxsize=64)
+def _column(positive: float, negative: float, dtype: torch.dtype) -> Tensor:
+    """One number for each half, [2, 1, 1]."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor([[[positive]], [[negative]]], dtype=dtype, device="cpu")
+
+
+def _signed(upstream: Any, dtype: torch.dtype) -> Tensor:
+    """The gradient falls with the terms of the positive half."""
+    if isinstance(upstream, Tensor):
+        return upstream * _column(-1.0, 1.0, dtype)
+    return _column(-upstream, upstream, dtype)
+
+
+def summed(negative: Tensor, positive: Tensor, upstream: Any) -> Tensor:
+    """The losses of the two halves of whole rows, [2, rows, 1]. If there is an ``upstream``, ``negative`` becomes the
+    gradient.
+
+    Both halves go into one tensor as soon as they are small, so that what follows is called once for both.
+    """
+    sums = torch.stack((positive.sum(1, True), negative.sum(1, True)))
+    losses = torch.log1p(sums)
     if upstream is not None:
-        one, (in_positive, in_negative) = number_tensor(1.0, dtype), of_halves(upstream, dtype, halves=halves)
-        negative.mul_(in_negative / negative_sum.add_(one))
-        negative.addcmul_(positive, in_positive / positive_sum.add_(one), value=-1)
+        shares = as_upstream(upstream, sums.dtype) / sums.add_(number_tensor(1.0, sums.dtype))
+        in_positive, in_negative = shares.unbind()
+        negative.mul_(in_negative).addcmul_(positive, in_positive, value=-1)
     return losses
 
 
-def _terms(logits: Tensor, targets: Tensor, exponentials: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """``(1 - t) e^s``, ``t e^-s`` and ``illegal_rows``. ``exponentials`` of the logits, if a caller knows them."""
-    if targets.is_floating_point():
-        illegal = illegal_rows(targets, logits.dtype)
-        share = targets if targets.dtype == logits.dtype else targets.to(logits.dtype)
-        share = share if illegal is None else share.clamp(0, 1)
-        return *soft_terms(torch.exp(logits) if exponentials is None else exponentials, share), illegal
-    positive = as_bytes(targets).to(logits.dtype)
-    illegal = None if targets.dtype == torch.bool else illegal_rows(positive, logits.dtype)
-    if exponentials is None:
-        return *hard_terms(logits, positive), illegal
-    return torch.lerp(exponentials, number_tensor(0.0, logits.dtype), positive), positive.div_(exponentials), illegal
-
-
-def joined(positive: Tensor, negative: Tensor, *, halves: bool) -> Tensor:
-    """Two columns as the losses: one for each half, or their sum."""
-    return torch.cat([positive, negative], 1) if halves else positive.add_(negative)
-
-
-def of_halves(upstream: Any, dtype: torch.dtype, *, halves: bool) -> tuple[Tensor, Tensor]:
-    """The upstream gradients of the positive and of the negative half. ``upstream`` is a number or has columns."""
-    each = upstream if isinstance(upstream, Tensor) else number_tensor(upstream, dtype)
-    return (each[:, :1], each[:, 1:]) if halves else (each, each)
+def as_upstream(upstream: Any, dtype: torch.dtype) -> Tensor:
+    """As a tensor, if it is a number."""
+    return upstream if isinstance(upstream, Tensor) else number_tensor(upstream, dtype)
 
 
 def soft_terms(

@@ -17,7 +17,7 @@ import zlpr_core
 from zlpr_core._options import DEFAULT, Options
 
 from . import _cpu, _cpu_divergences, _ops, _torch_internals
-from ._autograd import ClosedPair, KernelLoss, KernelTerms
+from ._autograd import ClosedPair, KernelTerms, kernel_loss
 from ._cpu_terms import WIDE
 from ._formula import Inputs, PairCall, plain_loss, plain_pair, widened
 from ._layout import Shape
@@ -31,7 +31,7 @@ def loss(
     input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, impl: Implementation
 ) -> Tensor:
     """Reduced ZLPR of checked arguments, by the fastest way that is right here."""
-    if impl != "plain" and _is_eager(input):
+    if impl != "plain" and type(input) in _PLAIN and _torch_internals.is_eager():
         return _eager_loss(input, target, options, axes, reduction, impl)
     if impl != "plain" and not _needs_formula(input, target, options) and _has_ops(input.device):
         with_gradient = torch.is_grad_enabled() and input.requires_grad
@@ -42,14 +42,14 @@ def loss(
 def _eager_loss(
     input: Tensor, target: Tensor, options: Options, axes: Shape, reduction: Reduction, impl: Implementation
 ) -> Tensor:
-    kernel, learned, constant = _kernel_for(input.device, impl), None, options
+    kernel, learned, constant = _kernel_for(input, impl), None, options
     if not options.are_default:
         learned = _learned_threshold(input, options)
         constant = options if learned is None else options._replace(threshold=0.0)
     if kernel is None or is_for_formula(target) or (constant is not DEFAULT and any(map(is_for_formula, constant))):
         return plain_loss(input, _saveable(target), _saveable_options(options), axes, reduction)
     if torch.is_grad_enabled() and (input.requires_grad or learned is not None):
-        return KernelLoss.apply(kernel, axes, reduction, options, input, target, learned)  # type: ignore[no-any-return, no-untyped-call]
+        return kernel_loss((kernel, axes, reduction), options, input, target, learned)  # type: ignore[no-any-return]
     return kernel.forward(input, target, options, axes, reduction, with_gradient=False)[0]  # type: ignore[no-any-return]
 
 
@@ -122,6 +122,7 @@ def is_for_formula(other: Any) -> bool:
         return False
     if type(other) not in _PLAIN and not _torch_internals.is_fake(other):
         return True
+    # in this order, because Dynamo cannot trace the last question
     return torch.is_grad_enabled() and (
         other.requires_grad or (not torch.compiler.is_compiling() and other.is_inference())
     )
@@ -175,14 +176,13 @@ def read_implementation(impl: Implementation | None) -> Implementation:
     return impl
 
 
-def _kernel_for(device: torch.device, impl: Implementation) -> ModuleType | None:
-    on_cpu = device.type == "cpu"
-    if impl == "blocked" and not on_cpu:
-        msg = f'impl="blocked" is for a CPU. Received an `input` on: {device}. Leave `impl` at "auto".'
-        raise ValueError(msg)
-    if on_cpu and impl != "triton":
+def _kernel_for(input: Tensor, impl: Implementation) -> ModuleType | None:
+    if input.is_cpu and impl != "triton":
         return _cpu
-    return _triton() if impl == "triton" or _has_ops(device) else None
+    if impl == "blocked":
+        msg = f'impl="blocked" is for a CPU. Received an `input` on: {input.device}. Leave `impl` at "auto".'
+        raise ValueError(msg)
+    return _triton() if impl == "triton" or _has_ops(input.device) else None
 
 
 @lru_cache(maxsize=1)

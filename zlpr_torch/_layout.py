@@ -29,6 +29,10 @@ class Layout:
         classes = prod([cells.shape[axis] for axis in self.axes])
         return cells.movedim(self.axes, self.last).reshape(self.number_of_rows(cells.shape), classes)
 
+    def all_rows(self, input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor, Options]:
+        """All that a kernel takes."""
+        return self.rows(input), self.rows(target), self.options(options, input.shape)
+
     def options(self, options: Options, shape: Shape) -> Options:
         """The options a cell at a time; numbers stay numbers."""
         if options.are_default:

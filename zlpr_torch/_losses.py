@@ -108,7 +108,8 @@ def zlpr_loss(
             impl=impl,
             group=group,
         )
-    reduction, impl = read_reduction(reduction), read_implementation(impl)
+    reduction = reduction if reduction == "mean" else read_reduction(reduction)
+    impl = impl if impl == "auto" else read_implementation(impl)
     if label_smoothing or ignore_index is not None or mask is not None:
         check_tensors(input=input, target=target)
         target, mask = _prepared(target, mask, input, label_smoothing, ignore_index)

@@ -54,17 +54,19 @@ def assert_same(got, expected, **tolerance):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_blocks_agree_with_plain_composition(monkeypatch, target, options, reduction):
-    monkeypatch.setattr(_cpu, "CELLS", 7 * 16)  # two blocks and a half
-    plain, blocked = (
-        value_and_gradient(LOGITS, target, **options, reduction=reduction, impl=impl) for impl in ("plain", "blocked")
-    )
-    assert_same(blocked, plain)
+    plain = value_and_gradient(LOGITS, target, **options, reduction=reduction, impl="plain")
+    for few, cells in ((_cpu.FEW, _cpu.CELLS), (0, _cpu.CELLS), (0, 7 * 16)):  # at once, one block, two and a half
+        monkeypatch.setattr(_cpu, "FEW", few)
+        monkeypatch.setattr(_cpu, "CELLS", cells)
+        assert_same(value_and_gradient(LOGITS, target, **options, reduction=reduction, impl="blocked"), plain)
 
 
+@pytest.mark.parametrize("few", [0, _cpu.FEW], ids=["a block", "at once"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("target", [HARD, HARD.long(), SOFT, HARD.float()], ids=["bool", "int", "soft", "hard floats"])
-def test_rows_that_are_not_for_a_quick_sum(target, dtype):
+def test_rows_that_are_not_for_a_quick_sum(monkeypatch, target, dtype, few):
     """Beside such as are: far out, infinite, NaN, illegal, a rounding beyond the ends."""
+    monkeypatch.setattr(_cpu, "FEW", few)
     logits, target = LOGITS.clone(), target.clone()
     logits[3], logits[8, 1], logits[9], logits[11, 0] = 1e4 * logits[3], NAN, -INF, INF
     logits[14] = -1e12
@@ -113,11 +115,12 @@ def test_what_is_common_needs_no_core(no_core, target, options):
     assert_same(blocked, plain)
 
 
-@pytest.fixture
-def no_core(monkeypatch):
+@pytest.fixture(params=[0, _cpu.FEW], ids=["a block", "at once"])
+def no_core(request, monkeypatch):
     def fail(*_):
         raise AssertionError
 
+    monkeypatch.setattr(_cpu, "FEW", request.param)
     monkeypatch.setattr(_cpu.Sweep, "by_core", fail)
 
 
@@ -163,9 +166,11 @@ SMALL = {
 }
 
 
+@pytest.mark.parametrize("few", [0, _cpu.FEW], ids=["a block", "at once"])
 @pytest.mark.parametrize(("logits", "target", "options"), SMALL.values(), ids=SMALL)
-def test_exponentials_below_the_normal_numbers(logits, target, options):
+def test_exponentials_below_the_normal_numbers(monkeypatch, logits, target, options, few):
     """Where they count, their lost digits would show."""
+    monkeypatch.setattr(_cpu, "FEW", few)
     logits, target = torch.tensor([logits], dtype=torch.float32), torch.tensor([target])
     got = value_and_gradient(logits, target, **options, impl="blocked")
     expected = value_and_gradient(logits.double(), target.double(), **options, impl="plain")

@@ -34,8 +34,10 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_the_kernel_of_the_cpu(monkeypatch, target, options, dtype):
-    """In one block, in several, and in backward by itself as after a second use of the graph."""
-    for cells, logits, reduction in itertools.product((_cpu.CELLS, 10), (FAR, MODERATE), ("mean", "sum", "none")):
+    """At once, in one block, in several, and in backward by itself as after a second use of the graph."""
+    sizes = (_cpu.FEW, _cpu.CELLS), (0, _cpu.CELLS), (0, 10)
+    for (few, cells), logits, reduction in itertools.product(sizes, (FAR, MODERATE), ("mean", "sum", "none")):
+        monkeypatch.setattr(_cpu, "FEW", few)
         monkeypatch.setattr(_cpu, "CELLS", cells)
         arguments, way = (logits.to(dtype), target, options), ((1,), reduction)
         with Watch():
