@@ -30,8 +30,8 @@ RESULTS = Path(__file__).parent / "results"
 def main(argv: list[str] | None = None) -> None:
     """Measure, write and show."""
     arguments = parse(argv)
-    if arguments.table in ("linear", "gpu") and arguments.framework == "tf":
-        sys.exit(f"The table `{arguments.table}` is for torch and jax.")
+    if arguments.table == "gpu" and arguments.framework == "tf":
+        sys.exit("The table `gpu` is for torch and jax.")
     peers = load(arguments.framework, arguments.table, arguments.threads)
     cases = {"peers": CPU, "family": FAMILY, "linear": LINEAR, "gpu": GPU}[arguments.table] + peers.EXTRA_CASES
     cases = QUICK if arguments.quick else cases

@@ -14,3 +14,11 @@ def test_quick_family(tmp_path):
     found = quick_run("tf", tmp_path, "family")
     assert {name for name, _ in found} >= FAMILY
     assert {part for _, part in found} == set(BOTH_PASSES)
+
+
+def test_quick_linear(tmp_path):
+    found = quick_run("tf", tmp_path, "linear")
+    ours = {"zlpr", "zlpr, class ids", "zlpr, 128 classes", "zlpr, no XLA"}
+    assert {name for name, _ in found} == {"dense BCE", "dense zlpr"} | ours
+    told = {name for (name, _), row in found.items() if row["peak_bytes"]}
+    assert told == {"dense BCE", "dense zlpr"} | ours - {"zlpr, no XLA"}
