@@ -7,72 +7,91 @@ r"""The regret of soft ZLPR, which is the divergence that it induces, and its gr
 from math import inf
 from typing import Any, NamedTuple
 
-from ._logistic import NEAR, exp_minus_one, sigmoids
+from ._logistic import NEAR, exp_minus_one
 from ._namespace import largest
 from ._pairs import Pair, movable
-from ._reduce import ShiftedSum, Terms, log_sum, softmax_weight, spread_nan, sum_about
+from ._reduce import ShiftedSum, Terms, softmax_weight, spread_nan, sum_about
 from ._terms import keep, subtract
 from ._typing import Extended, Namespace
 
 
-class _Regret(NamedTuple):
+class Regret(NamedTuple):
     """The sums of soft ZLPR of y against σ(2x), term by term, and what its floor needs."""
 
     positive: Terms  # σ(2x) e^-y
     negative: Terms  # σ(-2x) e^y
+    on: Any  # σ(2x), where masked too
+    off: Any  # σ(-2x)
     weight: Any  # 1 / (2 cosh x), the geometric mean of the two at y = x
     total: Any  # 1 + Σ weight
     gap: Any  # x - y
     axes: tuple[int, ...]
 
 
+class RegretSums(NamedTuple):
+    """What the gradients need of a row. The class axes stay, of length 1."""
+
+    value: Any
+    positive: ShiftedSum
+    negative: ShiftedSum
+    total: Any  # 1 + Σ weight
+
+
 def regret(pair: Pair, *, xp: Extended) -> Any:
-    """Soft ZLPR of y against σ(2x), less its floor: each example by the one of two ways that loses no digits."""
-    read, axes = _read_regret(pair, xp=xp), pair.axes
+    """Soft ZLPR of y against σ(2x), less its floor."""
+    return xp.squeeze(regret_sums(pair, xp=xp).value, axis=pair.axes)
+
+
+def regret_sums(pair: Pair, *, xp: Extended) -> RegretSums:
+    """Each example by the one of two ways that loses no digits."""
+    read, axes = read_regret(pair, xp=xp), pair.axes
     gap = xp.where(abs(pair.gap) < 1e6, pair.gap, 0.0)  # a larger one is never near, and its sum would overflow
     mean = xp.sum(read.weight * gap, axis=axes, keepdims=True) / read.total
     positive, negative = _sum(read.positive, axes, xp=xp), _sum(read.negative, axes, xp=xp)
     near = (positive.shift - mean < 30) & (negative.shift + mean < 30)  # no term is beyond e^31 once centred
     centred = xp.where(near, _centred(read, positive, negative, xp.where(near, mean, 0.0), near, xp=xp), 0.0)
-    centred = xp.squeeze(xp.log1p(centred), axis=axes)
-    direct = log_sum(positive, axis=axes, xp=xp) + log_sum(negative, axis=axes, xp=xp)
-    direct = direct - 2 * xp.squeeze(xp.log(read.total), axis=axes)
+    logs = [half.shift + xp.log1p(half.rest) for half in (positive, negative)]
+    direct = logs[0] + logs[1] - 2 * xp.log(read.total)
     # The value of the centred way, whose derivatives would be off by up to 7e-4 in float32, with the derivatives of
     # the direct way, each of which is a softmax weight.
     slopes = direct - xp.stop_gradient(xp.where(direct <= largest(direct.dtype, xp=xp), direct, 0.0))
-    value = xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)
+    value = xp.where(near, xp.stop_gradient(xp.log1p(centred)) + slopes, direct)
     value = spread_nan(value, value, xp=xp)
-    return xp.where(value > largest(value.dtype, xp=xp), inf, value)  # impossible, and so no logit can help
+    value = xp.where(value > largest(value.dtype, xp=xp), inf, value)  # impossible, and so no logit can help
+    return RegretSums(value, positive, negative, read.total)
 
 
-def regret_gradients(pair: Pair, values: Any, /, *, xp: Extended) -> tuple[Any, Any]:
+def regret_gradients(pair: Pair, values: Any, sums: RegretSums | None = None, /, *, xp: Extended) -> tuple[Any, Any]:
     """By softmax weights: with P and N those of the two halves and W that of the floor, ``N - P`` in y.
 
     In x it is ``2 σ(-2x) (P - W) - 2 σ(2x) (N - W)``.
     """
-    read, axes = _read_regret(pair, xp=xp), pair.axes
-    positive = softmax_weight(read.positive, _sum(read.positive, axes, xp=xp), xp=xp)
-    negative = softmax_weight(read.negative, _sum(read.negative, axes, xp=xp), xp=xp)
-    floor = read.weight / read.total
-    on, off = sigmoids(2 * pair.x, xp=xp)
-    in_p = 2 * (off * (positive - floor) - on * (negative - floor))
+    read, axes = read_regret(pair, xp=xp), pair.axes
+    positive_sum = _sum(read.positive, axes, xp=xp) if sums is None else sums.positive
+    negative_sum = _sum(read.negative, axes, xp=xp) if sums is None else sums.negative
+    positive = softmax_weight(read.positive, positive_sum, xp=xp)
+    negative = softmax_weight(read.negative, negative_sum, xp=xp)
+    floor = read.weight / (read.total if sums is None else sums.total)
+    in_p = 2 * (read.off * (positive - floor) - read.on * (negative - floor))
     either = pair.p_infinite, pair.q_infinite
     in_q = negative - positive
     return movable(in_p, pair, values, *either, xp=xp), movable(in_q, pair, values, pair.q_infinite, xp=xp)
 
 
-def _read_regret(pair: Pair, *, xp: Namespace) -> _Regret:
+def read_regret(pair: Pair, *, xp: Namespace) -> Regret:
     x, y = pair.x, pair.y
     is_positive = x > 0
     tail = xp.exp(xp.where(is_positive, -x, x))
-    share = keep(1 / (1 + tail * tail), pair.where, xp=xp)
+    more = 1 / (1 + tail * tail)
+    less, share = tail * tail * more, keep(more, pair.where, xp=xp)
     falling, falling_lost = subtract(xp.where(is_positive, 0.0, 2 * x), y, xp=xp)
     rising, rising_lost = subtract(xp.where(is_positive, -2 * x, 0.0), -y, xp=xp)
     falling = xp.where(pair.q_infinite & pair.differ, inf, falling)  # impossible to match: the whole row is +inf
     weight = tail * share
     total = 1 + xp.sum(weight, axis=pair.axes, keepdims=True)
     positive, negative = Terms(falling, share, falling_lost), Terms(rising, share, rising_lost)
-    return _Regret(positive, negative, weight, total, pair.gap, pair.axes)
+    on, off = xp.where(is_positive, more, less), xp.where(is_positive, less, more)
+    return Regret(positive, negative, on, off, weight, total, pair.gap, pair.axes)
 
 
 def _sum(terms: Terms, axes: tuple[int, ...], *, xp: Namespace) -> ShiftedSum:
@@ -80,9 +99,7 @@ def _sum(terms: Terms, axes: tuple[int, ...], *, xp: Namespace) -> ShiftedSum:
     return sum_about(terms, terms.logit, axis=axes, xp=xp)
 
 
-def _centred(
-    regret: _Regret, positive: ShiftedSum, negative: ShiftedSum, mean: Any, near: Any, *, xp: Namespace
-) -> Any:
+def _centred(regret: Regret, positive: ShiftedSum, negative: ShiftedSum, mean: Any, near: Any, *, xp: Namespace) -> Any:
     """``E[e^(d - mean)] E[e^(mean - d)] - 1`` for d = gap, under the weights and the 1 beside them.
 
     Sums of ``e^x - 1``, so that the terms of first order cancel before anything is rounded.
@@ -99,7 +116,7 @@ def _centred(
     return second + _expectation(high, one_high, regret, xp=xp) * _expectation(low, one_low, regret, xp=xp)
 
 
-def _expectation(cells: Any, one: Any, regret: _Regret, *, xp: Namespace) -> Any:
+def _expectation(cells: Any, one: Any, regret: Regret, *, xp: Namespace) -> Any:
     return (xp.sum(cells, axis=regret.axes, keepdims=True) + one) / regret.total
 
 

@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from zlpr_core._checks import class_axes
 from zlpr_core._losses import slopes
 from zlpr_core._options import Options, is_number
-from zlpr_core._reduce import log_sum, spread_nan, sum_exp
+from zlpr_core._reduce import ShiftedSum, log_sum, spread_nan, sum_exp
 from zlpr_core._terms import Halves, halves_of, is_movable
 from zlpr_core._typing import Axis
 from zlpr_core._unshifted import gradient, gradient_factors, unshifted_sums, unshifted_terms
 
+from ._blocks import by_parts, is_on_cpu, on_one_device, parts_of, row_numbers, with_one_condition
 from ._namespace import xp
 from ._parts import over_devices, psum
 
@@ -43,7 +43,7 @@ class Fixed(NamedTuple):
     axes: tuple[int, ...]
     options: tuple[tuple[str, Any], ...]
     axis_name: Any = None  # of shard_map, over which the classes are spread
-    on_cpu: bool = True  # what XLA makes of the same formula differs there; the numbers are right either way
+    by_parts: bool = False  # of the batch: XLA takes the sums of two losses at once, each with arrays of its own
 
 
 class Rule(NamedTuple):
@@ -53,11 +53,19 @@ class Rule(NamedTuple):
     slopes: Callable[[Fixed, jax.Array, Arrays, Halves], Values]
 
 
-def zlpr(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options, axis_name: Any = None) -> jax.Array:
-    """``zlpr_core.zlpr`` for ``zlpr_loss``."""
+def zlpr(
+    logits: jax.Array,
+    targets: jax.Array,
+    axis: Axis,
+    options: Options,
+    axis_name: Any = None,
+    *,
+    by_parts: bool = False,
+) -> jax.Array:
+    """``zlpr_core.zlpr`` for ``zlpr_loss``, and ``by_parts`` of the batch for R-Drop."""
     fixed, *arrays = _traced(logits, targets, axis, options)
     losses: jax.Array
-    (losses,) = _values(LOSS, fixed._replace(axis_name=axis_name), *arrays)
+    (losses,) = _values(LOSS, fixed._replace(axis_name=axis_name, by_parts=by_parts), *arrays)
     return losses
 
 
@@ -70,7 +78,7 @@ def terms(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -
 def _traced(logits: jax.Array, targets: jax.Array, axis: Axis, options: Options) -> tuple[Fixed, jax.Array, Arrays]:
     static = {name: option for name, option in options.by_name().items() if option is None or is_number(option)}
     arrays = {name: jnp.asarray(option) for name, option in options.by_name().items() if name not in static}
-    fixed = Fixed(class_axes(logits, axis, xp=xp), tuple(static.items()), on_cpu=jax.default_backend() == "cpu")
+    fixed = Fixed(class_axes(logits, axis, xp=xp), tuple(static.items()))
     return fixed, logits, {"targets": targets, **arrays}
 
 
@@ -159,15 +167,9 @@ TERMS = Rule(_terms, _slopes_of_terms)
 
 
 def _is_unshifted(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> bool:
-    """True for the loss without options on the only device of the process.
-
-    Several devices would wait for each other to agree on the branch, and under ``jit`` nothing tells over how many
-    devices an array is spread.
-    """
-    described = jax.typeof(logits) if hasattr(jax, "typeof") else None
-    in_no_mesh = described is None or described.sharding.mesh.empty
+    """True for the loss without options on the only device of the process."""
     plain = len(arrays) == 1 and Options(**dict(fixed.options)).are_default
-    return plain and in_no_mesh and jax.device_count() == 1
+    return plain and on_one_device(logits)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -200,27 +202,20 @@ def _halves(fixed: Fixed, logits: jax.Array, arrays: Arrays) -> Halves:
 
 @partial(jax.jit, static_argnums=0)  # else the condition would be compiled in every eager call
 def _unshifted_or_exact_sums(fixed: Fixed, logits: jax.Array, targets: jax.Array) -> Halves:
-    """Sums without a shift, and if these are not exact for every row, the exact ones instead.
+    """Sums without a shift, and if these are not exact for every row, the exact ones instead."""
 
-    Under ``vmap`` the mapped axis becomes one more axis of the batch, which has one condition. A ``lax.cond`` that is
-    mapped itself is a select, which takes both ways in every call.
-    """
-    either = custom_vmap(partial(_either_sums, fixed))
+    def either(axes: tuple[int, ...], logits: jax.Array, targets: jax.Array) -> Halves:
+        sums = partial(_either_sums, fixed._replace(axes=axes))
+        if not (fixed.by_parts and is_on_cpu()):
+            return sums(logits, targets)
+        into = Halves(ShiftedSum(*[row_numbers(axes, logits)] * 2), ShiftedSum(*[row_numbers(axes, logits)] * 2))
+        return by_parts(sums, into, (logits, targets), axes, parts_of(logits))
 
-    def mapped(size: int, is_mapped: list[bool], *arrays: jax.Array) -> tuple[Halves, Halves]:
-        pairs = zip(arrays, is_mapped, strict=True)
-        whole = (array if has_axis else jnp.broadcast_to(array, (size, *array.shape)) for array, has_axis in pairs)
-        deeper = fixed._replace(axes=tuple(axis + 1 for axis in fixed.axes))
-        sums: Halves = _unshifted_or_exact_sums(deeper, *whole)
-        return sums, jax.tree.map(lambda _: True, sums)
-
-    either.def_vmap(mapped)
-    sums: Halves = either(logits, targets)
-    return sums
+    return with_one_condition(either, fixed.axes, logits, targets)
 
 
 def _either_sums(fixed: Fixed, logits: jax.Array, targets: jax.Array) -> Halves:
-    terms = unshifted_terms(logits, targets, share=not fixed.on_cpu, xp=xp)
+    terms = unshifted_terms(logits, targets, share=not is_on_cpu(), xp=xp)
     sums, exact = unshifted_sums(terms, axis=fixed.axes, xp=xp)
     if not jnp.isdtype(targets.dtype, "bool"):  # by the extremes, as a look at each target would cost an array
         exact = exact & (targets.min(fixed.axes, keepdims=True) >= 0) & (targets.max(fixed.axes, keepdims=True) <= 1)
@@ -229,30 +224,9 @@ def _either_sums(fixed: Fixed, logits: jax.Array, targets: jax.Array) -> Halves:
 
 
 def _replaced(fixed: Fixed, sums: Halves, logits: jax.Array, targets: jax.Array) -> Halves:
-    """The exact sums in place of these, for one part after another of the longest axis of the batch.
+    """The exact sums in place of these."""
 
-    For the whole batch at once XLA would set aside up to four arrays of the logits' size, whether this way is taken or
-    not (jaxlib 0.10: on a CPU with soft targets, on a GPU in half precision with a thousand classes). Without such an
-    axis, or with a symbolic one of ``jax.export``, there is one part.
-    """
-    batch = [a for a in range(logits.ndim) if a not in fixed.axes and isinstance(logits.shape[a], int)]
-    axis = max(batch, key=lambda a: logits.shape[a], default=None)
-    if axis is None:
+    def exact(logits: jax.Array, targets: jax.Array) -> Halves:
         return _exact_sums(fixed, logits, {"targets": targets})
-    count = logits.shape[axis]
-    step = -(-count // (PARTS_ON_CPU if fixed.on_cpu else PARTS_ELSEWHERE))
 
-    def one_part(part: jax.Array, done: Halves) -> Halves:
-        first = jnp.minimum(part * step, count - step)  # the last part overlaps the one before
-        inputs = [lax.dynamic_slice_in_dim(x, first, step, axis) for x in (logits, targets)]
-        exact = _exact_sums(fixed, inputs[0], {"targets": inputs[1]})
-        updated: Halves = jax.tree.map(partial(_updated, axis=axis, first=first), done, exact)
-        return updated
-
-    parts = -(-count // step) if count else 0
-    looped: Halves = lax.fori_loop(0, parts, one_part, sums)
-    return looped
-
-
-def _updated(whole: jax.Array, part: jax.Array, *, axis: int, first: jax.Array) -> jax.Array:
-    return lax.dynamic_update_slice_in_dim(whole, part, first, axis)
+    return by_parts(exact, sums, (logits, targets), fixed.axes, PARTS_ON_CPU if is_on_cpu() else PARTS_ELSEWHERE)

@@ -1,22 +1,30 @@
 """The divergences with their derivatives in both logit vectors, in closed form.
 
 Left to itself, XLA keeps 6 to 31 arrays of the logits' size for the gradient and takes up to eight times as long as for
-a binary cross-entropy (jaxlib 0.10 on a CPU). Every other derivative is JAX's own of the core's formula.
+a binary cross-entropy (jaxlib 0.10 on a CPU). What forward leaves is a few numbers a row; each of the two gradients is
+computed of these and the logits. Every other derivative is JAX's own of the core's formula.
 """
 
+from collections.abc import Callable
 from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from zlpr_core._divergences import Divergence
+from zlpr_core._checks import class_axes
+from zlpr_core._divergences import REGRET, Divergence
 from zlpr_core._options import Options, is_number
 from zlpr_core._pairs import Pair, check_logits, read_pair
+from zlpr_core._reduce import ShiftedSum
+from zlpr_core._regret import RegretSums, regret_sums
 from zlpr_core._typing import Axis
+from zlpr_core._unshifted_regret import unshifted_regret_sums
 
+from ._blocks import by_parts, is_on_cpu, on_one_device, parts_of, row_numbers, unshared, with_one_condition
 from ._namespace import xp
 
 Arrays = dict[str, Any]
@@ -56,7 +64,21 @@ def divergence(
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _divergence(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays) -> Any:
-    return fixed.divergence.value(_pair(fixed, p, q, arrays), xp=xp)
+    return _rows(fixed, p, q, arrays).value
+
+
+class _Rows(NamedTuple):
+    """What forward leaves of each row."""
+
+    value: Any
+    sums: RegretSums | None = None
+
+
+def _rows(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays) -> _Rows:
+    if fixed.divergence != REGRET:  # JAX does not keep the identity of what it does not trace
+        return _Rows(fixed.divergence.value(_pair(fixed, p, q, arrays), xp=xp))
+    sums = _sums_of_regret(fixed, p, q, arrays)
+    return _Rows(jnp.squeeze(sums.value, class_axes(p, fixed.axis, xp=xp)), sums)
 
 
 def _pair(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays) -> Pair:
@@ -65,14 +87,28 @@ def _pair(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays) -> Pair:
     return read_pair(p, q, fixed.axis, options, given["scale"], fixed.names, xp=xp)
 
 
+def _reader(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays, *before: Any) -> Callable[[], Pair]:
+    """A pair at each call, of which no two share anything but the logits, nor with any of another ``before``."""
+    seen = p, q, *before
+
+    def read() -> Pair:
+        nonlocal seen
+        seen = unshared(seen)  # of what was seen last: XLA takes two of the same for one
+        return _pair(fixed, *seen[:2], arrays)
+
+    return read
+
+
 def _jvp(fixed: Fixed, primals: tuple[Any, Any, Arrays], tangents: tuple[Any, Any, Arrays]) -> tuple[Any, Any]:
     p, q, arrays = primals
-    pair = _pair(fixed, p, q, arrays)
-    value = fixed.divergence.value(pair, xp=xp)
+    value, sums = _rows(fixed, p, q, arrays)
     value_dot = _dot_of_arrays(fixed, primals, tangents[2], jnp.zeros_like(value))
-    gradients = fixed.divergence.gradients(pair, jnp.expand_dims(value, pair.axes), xp=xp)
-    for gradient, dot in zip(gradients, tangents[:2], strict=True):
+    read = _reader(fixed, p, q, arrays, value)
+    for place, dot in enumerate(tangents[:2]):
         if not isinstance(dot, SymbolicZero):
+            pair = read()
+            known = () if sums is None else (sums,)
+            gradient = fixed.divergence.gradients(pair, jnp.expand_dims(value, pair.axes), *known, xp=xp)[place]
             value_dot = value_dot + jnp.sum(gradient * dot.astype(gradient.dtype), axis=pair.axes)
     return value, value_dot
 
@@ -92,3 +128,46 @@ def _dot_of_arrays(fixed: Fixed, primals: tuple[Any, Any, Arrays], dots: Arrays,
 
     dot: jax.Array = jax.jvp(values, ({name: arrays[name] for name in moving},), (moving,))[1]
     return dot
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _sums_of_regret(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays) -> RegretSums:
+    """Without a mask, on one device, as far as may be without a shift."""
+    if arrays or not on_one_device(p):
+        return _exact_sums(fixed, p, q, arrays)
+    return _unshifted_or_exact_sums(fixed, p, q)
+
+
+@_sums_of_regret.defjvp
+def _sums_of_regret_jvp(fixed: Fixed, primals: Any, tangents: Any) -> Any:
+    """For second order, where the gradients are differentiated through the sums."""
+    return jax.jvp(partial(_exact_sums, fixed), primals, tangents)
+
+
+def _exact_sums(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays) -> RegretSums:
+    return regret_sums(_pair(fixed, p, q, arrays), xp=xp)
+
+
+@partial(jax.jit, static_argnums=0)  # else the condition would be compiled in every eager call
+def _unshifted_or_exact_sums(fixed: Fixed, p: jax.Array, q: jax.Array) -> RegretSums:
+    """By blocks on a CPU, whose arrays of terms stay in the cache."""
+
+    def either(axes: tuple[int, ...], p: jax.Array, q: jax.Array) -> RegretSums:
+        sums = partial(_either_sums, fixed._replace(axis=axes))
+        if not is_on_cpu():
+            return sums(p, q)
+        numbers = row_numbers(axes, p, q)
+        into = RegretSums(numbers, ShiftedSum(numbers, numbers), ShiftedSum(numbers, numbers), numbers)
+        return by_parts(sums, into, (p, q), axes, parts_of(p))
+
+    return with_one_condition(either, class_axes(p, fixed.axis, xp=xp), p, q)
+
+
+def _either_sums(fixed: Fixed, p: jax.Array, q: jax.Array) -> RegretSums:
+    sums, exact = unshifted_regret_sums(_pair(fixed, p, q, {}), xp=xp)
+
+    def replaced(_: RegretSums, p: jax.Array, q: jax.Array) -> RegretSums:
+        return _exact_sums(fixed, p, q, {})
+
+    either: RegretSums = lax.cond(jnp.all(exact), lambda kept, *_: kept, replaced, sums, p, q)
+    return either

@@ -193,7 +193,7 @@ def rdrop_zlpr_loss(
     names = "logits1", "logits2"
     apart = divergence(JEFFREYS, first, second, axis, kept, scale, threshold, names)
     options = Options.of(first, kept, weight, pos_weight, threshold, xp=xp)
-    losses = zlpr(first, targets, axis, options) + zlpr(second, targets, axis, options)
+    losses = sum(zlpr(logits, targets, axis, options, by_parts=True) for logits in (first, second))
     return 0.5 * losses + (alpha / 4) * apart
 
 

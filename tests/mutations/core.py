@@ -116,8 +116,8 @@ MUTANTS = ROUNDING | {
     "twice the agreement": Mutant(DIVERGENCES, "(alpha / 4)", "(alpha / 2)"),
     "R-Drop's divergence at another threshold": Mutant(DIVERGENCES, "pair = read_pair(logits1, logits2, axis, options,", "pair = read_pair(logits1, logits2, axis, Options(where),"),
     "regret without its centre": Mutant(REGRET, "negative, xp.where(near, mean, 0.0), near", "negative, 0.0 * mean, near"),
-    "regret by three logarithms": Mutant(REGRET, "xp.where(xp.squeeze(near, axis=axes), xp.stop_gradient(centred) + slopes, direct)", "direct"),
-    "masked labels weigh in the regret": Mutant(REGRET, "share = keep(1 / (1 + tail * tail), pair.where, xp=xp)", "share = 1 / (1 + tail * tail)"),
+    "regret by three logarithms": Mutant(REGRET, "xp.where(near, xp.stop_gradient(xp.log1p(centred)) + slopes, direct)", "direct"),
+    "masked labels weigh in the regret": Mutant(REGRET, "keep(more, pair.where, xp=xp)", "more"),
     # --- sums without a shift
     "sums out of range pass": Mutant(UNSHIFTED, "(positive < most) & (negative < most)", "(positive == positive) & (negative == negative)"),
     "unshifted terms that share an exponential, swapped": Mutant(UNSHIFTED, "Halves(xp.where(hard, exp, 0.0), xp.where(hard, 0.0, exp))", "Halves(xp.where(hard, 0.0, exp), xp.where(hard, exp, 0.0))"),

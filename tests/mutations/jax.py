@@ -7,6 +7,7 @@ TESTS = ("conformance", "frameworks/jax")
 DERIVATIVE, LOSSES, NAMESPACE = (f"zlpr_jax/_{name}.py" for name in ("derivative", "losses", "namespace"))
 PAIR_DERIVATIVE = "zlpr_jax/_divergence_derivative.py"
 BERNOULLI, PAIRS, REGRET_FILE = (f"zlpr_core/_{name}.py" for name in ("bernoulli", "pairs", "regret"))
+UNSHIFTED_REGRET = "zlpr_core/_unshifted_regret.py"
 JAX = ("frameworks/jax",)
 CORE_LOSSES, LINEAR, PARTS = "zlpr_core/_losses.py", "zlpr_jax/_linear.py", "zlpr_jax/_parts.py"
 LINEARLY = ("frameworks/jax/test_jax_linear.py",)
@@ -40,9 +41,13 @@ CLOSED = {  # the divergences' derivatives in closed form, the core's and what J
     "agreement: sign of the second": Mutant(BERNOULLI, "in_q = apart - _slope(", "in_q = apart + _slope(", DIVERGENCES),
     "agreement: slope of the other": Mutant(BERNOULLI, "_slope(pair.y, pair.lost[1], xp=xp)", "_slope(pair.x, pair.lost[0], xp=xp)", DIVERGENCES),
     "regret: sign of the second": Mutant(REGRET_FILE, "in_q = negative - positive", "in_q = positive - negative", DIVERGENCES),
-    "regret: half the first": Mutant(REGRET_FILE, "in_p = 2 * (off *", "in_p = (off *", DIVERGENCES),
-    "regret: floor forgotten": Mutant(REGRET_FILE, "floor = read.weight / read.total", "floor = 0 * read.weight", DIVERGENCES),
-    "regret: σ(x) for σ(2x)": Mutant(REGRET_FILE, "sigmoids(2 * pair.x,", "sigmoids(pair.x,", DIVERGENCES),
+    "regret: half the first": Mutant(REGRET_FILE, "in_p = 2 * (read.off *", "in_p = (read.off *", DIVERGENCES),
+    "regret: floor forgotten": Mutant(REGRET_FILE, "floor = read.weight / (read.total if sums is None else sums.total)", "floor = 0 * read.weight", DIVERGENCES),
+    "regret: on and off": Mutant(REGRET_FILE, "Regret(positive, negative, on, off,", "Regret(positive, negative, off, on,", DIVERGENCES),
+    "unshifted regret without its centre": Mutant(UNSHIFTED_REGRET, "mean = xp.where(near, mean, 0.0)", "mean = 0.0 * mean", DIVERGENCES),
+    "unshifted regret: sums out of range pass": Mutant(UNSHIFTED_REGRET, "near & (positive < most) & (negative < most)", "near", DIVERGENCES),
+    "unshifted regret: lost forgotten": Mutant(UNSHIFTED_REGRET, " * (1 + terms.lost)", "", ROUNDED),
+    "unshifted regret: the one forgotten": Mutant(UNSHIFTED_REGRET, "(both - one_high * one_low)", "both", DIVERGENCES),
     "slopes of the scaled logits": Mutant(PAIRS, "pair.scale * gradient, nan)", "gradient, nan)", DIVERGENCES),
     "infinite logits move": Mutant(PAIRS, "xp.where(cells, 0.0, gradient)", "gradient", DIVERGENCES),
     "beside an infinite logit the other is still": Mutant(BERNOULLI, "movable(in_q, pair, values, pair.q_infinite, xp=xp)", "movable(in_q, pair, values, *either, xp=xp)", DIVERGENCES),

@@ -8,7 +8,7 @@ import pytest
 
 MEASURE = """
 import jax, jax.numpy as jnp
-from zlpr_jax import kl_divergence, symmetric_kl_divergence, zlpr_loss, zlpr_terms
+from zlpr_jax import kl_divergence, rdrop_zlpr_loss, symmetric_kl_divergence, zlpr_divergence, zlpr_loss, zlpr_terms
 jax.config.update("jax_enable_x64", False)
 s = jnp.zeros(({rows}, {classes}), jnp.float32)
 step = jax.jit(jax.value_and_grad(lambda s, other: {loss}, argnums={wrt}))
@@ -23,7 +23,9 @@ CASES = {  # the loss, its other argument, what has a gradient, and arrays of th
     "halves": ("sum(zlpr_terms(s, other)).mean()", "s > 0", 0, 1),
     "learned threshold": ("zlpr_loss(s, s > 0, threshold=other).mean()", "s[0]", BOTH, 1),
     "KL": ("kl_divergence(s, other).mean()", "s", BOTH, 0),
-    "symmetric KL": ("symmetric_kl_divergence(s, other).mean()", "s", BOTH, 1),
+    "symmetric KL": ("symmetric_kl_divergence(s, other).mean()", "s", BOTH, 0),
+    "own divergence": ("zlpr_divergence(s, other).mean()", "s", BOTH, 1),
+    "R-Drop": ("rdrop_zlpr_loss(s, other, s > 0).mean()", "s", BOTH, 1),
 }
 
 
