@@ -98,7 +98,7 @@ def unshared(arrays: Tree) -> Tree:
     What two long loops share, XLA on a CPU stores in memory: two arrays of the logits' size more, and half as much time
     again (jaxlib 0.10).
     """
-    same: Tree = lax.optimization_barrier(arrays)
+    same: Tree = lax.optimization_barrier(arrays)  # type: ignore[no-untyped-call]
     return same
 
 

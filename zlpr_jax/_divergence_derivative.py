@@ -5,7 +5,6 @@ a binary cross-entropy (jaxlib 0.10 on a CPU). What forward leaves is a few numb
 computed of these and the logits. Every other derivative is JAX's own of the core's formula.
 """
 
-from collections.abc import Callable
 from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
@@ -87,26 +86,15 @@ def _pair(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays) -> Pair:
     return read_pair(p, q, fixed.axis, options, given["scale"], fixed.names, xp=xp)
 
 
-def _reader(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays, *before: Any) -> Callable[[], Pair]:
-    """A pair at each call, of which no two share anything but the logits, nor with any of another ``before``."""
-    seen = p, q, *before
-
-    def read() -> Pair:
-        nonlocal seen
-        seen = unshared(seen)  # of what was seen last: XLA takes two of the same for one
-        return _pair(fixed, *seen[:2], arrays)
-
-    return read
-
-
 def _jvp(fixed: Fixed, primals: tuple[Any, Any, Arrays], tangents: tuple[Any, Any, Arrays]) -> tuple[Any, Any]:
     p, q, arrays = primals
     value, sums = _rows(fixed, p, q, arrays)
     value_dot = _dot_of_arrays(fixed, primals, tangents[2], jnp.zeros_like(value))
-    read = _reader(fixed, p, q, arrays, value)
+    logits = p, q
     for place, dot in enumerate(tangents[:2]):
         if not isinstance(dot, SymbolicZero):
-            pair = read()
+            logits = unshared(logits)
+            pair = _pair(fixed, logits[0], logits[1], arrays)
             known = () if sums is None else (sums,)
             gradient = fixed.divergence.gradients(pair, jnp.expand_dims(value, pair.axes), *known, xp=xp)[place]
             value_dot = value_dot + jnp.sum(gradient * dot.astype(gradient.dtype), axis=pair.axes)
@@ -135,7 +123,8 @@ def _sums_of_regret(fixed: Fixed, p: jax.Array, q: jax.Array, arrays: Arrays) ->
     """Without a mask, on one device, as far as may be without a shift."""
     if arrays or not on_one_device(p):
         return _exact_sums(fixed, p, q, arrays)
-    return _unshifted_or_exact_sums(fixed, p, q)
+    sums: RegretSums = _unshifted_or_exact_sums(fixed, p, q)
+    return sums
 
 
 @_sums_of_regret.defjvp

@@ -7,6 +7,7 @@ TESTS = ("conformance", "frameworks/jax")
 DERIVATIVE, LOSSES, NAMESPACE = (f"zlpr_jax/_{name}.py" for name in ("derivative", "losses", "namespace"))
 PAIR_DERIVATIVE = "zlpr_jax/_divergence_derivative.py"
 BERNOULLI, PAIRS, REGRET_FILE = (f"zlpr_core/_{name}.py" for name in ("bernoulli", "pairs", "regret"))
+BLOCKS = "zlpr_jax/_blocks.py"
 UNSHIFTED_REGRET = "zlpr_core/_unshifted_regret.py"
 JAX = ("frameworks/jax",)
 CORE_LOSSES, LINEAR, PARTS = "zlpr_core/_losses.py", "zlpr_jax/_linear.py", "zlpr_jax/_parts.py"
@@ -86,11 +87,11 @@ MUTANTS = ROUNDING | CLOSED | {
     "unshifted with options": Mutant(DERIVATIVE, "plain = len(arrays) == 1 and Options(**dict(fixed.options)).are_default", "plain = True", OPTIONS),
     "unshifted with options that are numbers": Mutant(DERIVATIVE, "len(arrays) == 1 and Options(**dict(fixed.options)).are_default", "len(arrays) == 1", OPTIONS),
     "inexact sums are kept": Mutant(DERIVATIVE, "lax.cond(jnp.all(exact),", "lax.cond(jnp.any(exact),", VALUES),
-    "a mapped axis is a class": Mutant(DERIVATIVE, "axes=tuple(axis + 1 for axis in fixed.axes)", "axes=fixed.axes", JAX),
-    "a mapped condition": Mutant(DERIVATIVE, "    either.def_vmap(mapped)\n    sums: Halves = either(", "    sums: Halves = partial(_either_sums, fixed)(", JAX),
+    "a mapped axis is a class": Mutant(BLOCKS, "tuple(axis + 1 for axis in axes)", "axes", JAX),
+    "a mapped condition": Mutant(BLOCKS, "    either.def_vmap(mapped)\n    found: Tree = either(", "    found: Tree = partial(function, axes)(", JAX),
     "illegal targets without a shift": Mutant(DERIVATIVE, "(targets.max(fixed.axes, keepdims=True) <= 1)", "(targets.max(fixed.axes, keepdims=True) <= 99)", EDGES),
-    "the last part is left out": Mutant(DERIVATIVE, "parts = -(-count // step) if count else 0", "parts = -(-count // step) - 1 if count else 0", VALUES),
-    "parts of another place": Mutant(DERIVATIVE, "first = jnp.minimum(part * step, count - step)", "first = jnp.minimum(part, count - step)", VALUES),
+    "the last part is left out": Mutant(BLOCKS, "fori_loop(0, -(-count // step) if count else 0", "fori_loop(0, -(-count // step) - 1 if count else 0", VALUES),
+    "parts of another place": Mutant(BLOCKS, "first = jnp.minimum(part * step, count - step)", "first = jnp.minimum(part, count - step)", VALUES),
     # --- a linear layer and its loss
     "linear: what is left over is forgotten": Mutant(PARTS, "[Chunk(self.classes, done, 1, self.classes - done)] if done < self.classes else []", "[]", LINEARLY),
     "linear: chunks of another place": Mutant(PARTS, "Chunk(self.classes, number * self.size, 1, self.size)", "Chunk(self.classes, number, 1, self.size)", LINEARLY),
