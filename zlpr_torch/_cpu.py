@@ -29,6 +29,7 @@ from ._cpu_terms import (
     careful_terms,
     hard_terms,
     illegal_rows,
+    kept_number,
     number_tensor,
     soft_terms,
     summed,
@@ -52,7 +53,7 @@ def forward(
 ) -> tuple[Tensor, Tensor | None]:
     """The reduced loss, and for ``backward`` the gradient for the expected upstream gradient, if it can be of use."""
     layout = layout_of(input.dim(), axes)
-    examples = number_of_examples(reduction, options.where, layout, input.shape)
+    examples = divisor(reduction, options.where, layout, input.shape)
     upstream = 1 / (examples or 1) if with_gradient and keeps_gradient(input, reduction) else None
     if layout.is_rows and options is DEFAULT:  # nearly every call
         losses, gradient = swept(input, target, options, upstream)
@@ -67,7 +68,7 @@ def forward(
 
 def average(losses: Tensor, examples: int) -> Tensor:
     """The sum over a number of examples, by a tensor: ``mean`` makes one of that number, which takes as long again."""
-    return losses.sum().div_(number_tensor(float(examples), losses.dtype))
+    return losses.sum().div_(kept_number(float(examples), losses.dtype))
 
 
 def backward(
@@ -91,7 +92,7 @@ def backward(
     if residuals is not None and input.dtype in WIDE:
         each = layout.beside_cells(upstream)
         return residuals.mul_(each) if overwrite else residuals * each
-    each = upstream.reshape(-1, 1) / (number_of_examples(reduction, options.where, layout, input.shape) or 1)
+    each = upstream.reshape(-1, 1) / (divisor(reduction, options.where, layout, input.shape) or 1)
     each = each.expand(layout.number_of_rows(input.shape), 1)
     gradient = layout.rows(residuals) if residuals is not None and overwrite else None
     return layout.cells(swept(*layout.all_rows(input, target, options), each, gradient)[1], input.shape)
@@ -132,7 +133,7 @@ def keeps_gradient(input: Tensor, reduction: Reduction) -> bool:
     return input.dtype in WIDE or (input.dtype == torch.bfloat16 and reduction != "none")
 
 
-def number_of_examples(reduction: Reduction, where: Tensor | None, layout: Layout, shape: Shape) -> int:
+def divisor(reduction: Reduction, where: Tensor | None, layout: Layout, shape: Shape) -> int:
     """What the reduction divides by: 1 instead of 0 if no example keeps a cell, but 0 for an empty batch."""
     if reduction != "mean":
         return 1

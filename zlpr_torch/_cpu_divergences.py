@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._cpu import average, keeps_gradient, number_of_examples, options_of, swept
+from ._cpu import LIMIT, average, divisor, keeps_gradient, options_of, swept
 from ._cpu_pairs import BLOCKS, Block, Memory
-from ._cpu_terms import FEW, WIDE, number_tensor
+from ._cpu_terms import FEW, WIDE, in_graph, number_tensor
 from ._formula import Inputs, PairCall, pair_gradients, plain_pair
 from ._layout import layout_of, some_rows
 
@@ -27,7 +27,7 @@ def forward(call: PairCall, inputs: Inputs, wanted: Wanted) -> tuple[Tensor, lis
     """The reduced value, and for ``backward`` the ``wanted`` gradients for the expected upstream gradient."""
     p, q, _, options = inputs
     layout = layout_of(p.dim(), call.axes)
-    examples = number_of_examples(call.reduction, options.where, layout, p.shape)
+    examples = divisor(call.reduction, options.where, layout, p.shape)
     kept = any(wanted) and keeps_gradient(p, call.reduction) and keeps_gradient(q, call.reduction)
     values, gradients = _sweep(call, inputs, 1 / (examples or 1) if kept else None, wanted)
     if call.reduction != "none":
@@ -47,7 +47,7 @@ def backward(
     if residuals is not None and p.dtype in WIDE and q.dtype in WIDE:
         each = layout.beside_cells(upstream)
         return [None if gradient is None else gradient.mul_(each) for gradient in residuals]
-    each = upstream.reshape(-1, 1) / (number_of_examples(call.reduction, options.where, layout, p.shape) or 1)
+    each = upstream.reshape(-1, 1) / (divisor(call.reduction, options.where, layout, p.shape) or 1)
     return _sweep(call, inputs, each.expand(layout.number_of_rows(p.shape), 1), wanted)[1]
 
 
@@ -59,31 +59,13 @@ def _sweep(call: PairCall, inputs: Inputs, upstream: Any, wanted: Wanted) -> tup
     return sweep.values, [None if gradient is None else layout.cells(gradient, shape) for gradient in sweep.gradients]
 
 
-class _Sweep:
-    """One call, computed at once: ``values`` of the rows in a column, and the ``gradients`` that are wanted."""
+class Rows:
+    """The arithmetic of a block of rows. Dynamo traces it for ``_pair_ops``."""
 
-    def __init__(self, call: PairCall, inputs: Inputs, upstream: Any, wanted: Wanted) -> None:
-        self.call, self.inputs, self.upstream = call, inputs, upstream
-        self.dtype = torch.float64 if torch.float64 in (inputs.p.dtype, inputs.q.dtype) else torch.float32
+    def __init__(self, call: PairCall, inputs: Inputs, wanted: Wanted, memory: Memory) -> None:
+        self.call, self.wanted, self.memory = call, wanted, memory
+        self.dtype = computing_dtype(inputs)
         self.factor = call.scale * call.share  # of a gradient in the scaled logits
-        self.wanted = wanted if upstream is not None else (False, False)
-        self.count, classes = inputs.p.shape
-        self.step = max(1, min(CELLS // classes, self.count))
-        is_one_block = self.step == self.count
-        self.memory = Memory() if is_one_block else Memory((self.step, classes), self.dtype)
-        self.values, self.gradients = self.block(inputs, upstream, [None, None]) if is_one_block else self.blocks()
-        if self.count and not self.values.sum().isfinite():
-            self.recompute((~self.values[:, 0].isfinite()).nonzero()[:, 0])
-
-    def blocks(self) -> tuple[Tensor, list[Any]]:
-        """The values and the gradients, block after block."""
-        values = self.inputs.p.new_empty((self.count, 1), dtype=self.dtype)
-        gradients = [x.new_empty(x.shape) if w else None for x, w in zip(self.inputs[:2], self.wanted, strict=True)]
-        for start in range(0, self.count, self.step):
-            rows = slice(start, start + self.step)
-            wholes = [some_rows(gradient, rows) for gradient in gradients]
-            values[rows], _ = self.block(_some(self.inputs, rows), some_rows(self.upstream, rows), wholes)
-        return values, gradients
 
     def block(self, inputs: Inputs, each: Any, wholes: list[Any]) -> tuple[Tensor, list[Any]]:
         """The values of some rows, and their gradients, which are written to ``wholes`` if these are given."""
@@ -99,7 +81,7 @@ class _Sweep:
         return values, made
 
     def joined(self, gradient: Tensor, each: Any, of_loss: Any, logits: Tensor, whole: Tensor | None) -> Tensor:
-        """The gradient of the divergence and of the loss together, rounded once, in ``whole`` if that is given."""
+        """The gradient of the divergence and that of the loss together, rounded once, in ``whole`` if that is given."""
         in_place = whole is not None and whole.dtype == self.dtype
         both = torch.mul(gradient, each * self.factor, out=whole if in_place else gradient)
         if of_loss is not None:
@@ -109,10 +91,14 @@ class _Sweep:
         return both.to(logits.dtype) if whole is None else whole.copy_(both)
 
     def loss(self, logits: Tensor, inputs: Inputs, upstream: Any, exponentials: Tensor | None) -> tuple[Any, Any]:
-        """Losses and gradient of the first or the second logits, if there is a target."""
+        """Losses and gradient of the first or the second logits, if there is a target. In a graph it has no options."""
         if inputs.target is None:
             return None, None
-        return swept(logits.to(self.dtype), inputs.target, inputs.options, upstream, exponentials=exponentials)
+        logits = logits.to(self.dtype)
+        if not torch.compiler.is_compiling():
+            return swept(logits, inputs.target, inputs.options, upstream, exponentials=exponentials)
+        losses, gradient = in_graph(logits, inputs.target, upstream, exponentials)
+        return torch.where(losses < LIMIT[self.dtype], losses, torch.nan), gradient
 
     def read(self, inputs: Inputs) -> Block:
         """In the dtype that computes, scaled, and 0 where masked."""
@@ -123,7 +109,9 @@ class _Sweep:
         if scale != 1:
             gap.mul_(scale)
             p, q = torch.mul(p, scale, out=memory["x"]), torch.mul(q, scale, out=memory["y"])
-        with_loss = inputs.target is not None and scale == 1 and inputs.options.are_default and p.numel() > FEW
+        with_loss = inputs.target is not None and scale == 1 and inputs.options.are_default
+        # an eager loss of few cells computes its own; in a graph their number is not to be asked for
+        with_loss = with_loss and (torch.compiler.is_compiling() or p.numel() > FEW)
         return Block(p, q, gap, where, memory, with_loss)
 
     def wide(self, logits: Tensor, where: Tensor | None, memory: Tensor | None) -> Tensor:
@@ -132,17 +120,50 @@ class _Sweep:
             logits = logits.to(self.dtype) if memory is None else memory.copy_(logits)
         return logits if where is None else torch.where(where, logits, number_tensor(0.0, self.dtype))
 
-    def recompute(self, rows: Tensor) -> None:
-        """Some rows by the core."""
-        inputs = _some(self.inputs, rows)
-        inputs = inputs._replace(p=inputs.p.to(self.dtype), q=inputs.q.to(self.dtype))
-        self.values[rows, 0] = plain_pair(self.call, inputs)
-        if any(self.wanted):
-            each = some_rows(self.upstream, rows)
-            upstream = each[:, 0] if isinstance(each, Tensor) else self.values.new_full((len(rows),), each)
-            for whole, gradient in zip(self.gradients, pair_gradients(self.call, upstream, inputs), strict=True):
-                if whole is not None:
-                    whole[rows] = gradient.to(whole.dtype)
+
+class _Sweep(Rows):
+    """One call, computed at once: ``values`` of the rows in a column, and the ``gradients`` that are wanted."""
+
+    def __init__(self, call: PairCall, inputs: Inputs, upstream: Any, wanted: Wanted) -> None:
+        self.inputs, self.upstream = inputs, upstream
+        self.count, classes = inputs.p.shape
+        self.step = max(1, min(CELLS // classes, self.count))
+        is_one_block = self.step == self.count
+        memory = Memory() if is_one_block else Memory((self.step, classes), computing_dtype(inputs))
+        super().__init__(call, inputs, wanted if upstream is not None else (False, False), memory)
+        self.values, self.gradients = self.block(inputs, upstream, [None, None]) if is_one_block else self.blocks()
+        if self.count and not self.values.sum().isfinite():
+            repair(self.call, inputs, self.values, self.gradients, upstream)
+
+    def blocks(self) -> tuple[Tensor, list[Any]]:
+        """The values and the gradients, block after block."""
+        values = self.inputs.p.new_empty((self.count, 1), dtype=self.dtype)
+        gradients = [x.new_empty(x.shape) if w else None for x, w in zip(self.inputs[:2], self.wanted, strict=True)]
+        for start in range(0, self.count, self.step):
+            rows = slice(start, start + self.step)
+            wholes = [some_rows(gradient, rows) for gradient in gradients]
+            values[rows], _ = self.block(_some(self.inputs, rows), some_rows(self.upstream, rows), wholes)
+        return values, gradients
+
+
+def computing_dtype(inputs: Inputs) -> torch.dtype:
+    """Of values and gradients before they are rounded."""
+    return torch.float64 if torch.float64 in (inputs.p.dtype, inputs.q.dtype) else torch.float32
+
+
+def repair(call: PairCall, inputs: Inputs, values: Tensor, gradients: Any, upstream: Any) -> None:
+    """By the core the rows whose ``values`` are not finite: these, and of the ``gradients`` those that are there."""
+    rows = (~values[:, 0].isfinite()).nonzero()[:, 0]
+    some = _some(inputs, rows)
+    some = some._replace(p=some.p.to(values.dtype), q=some.q.to(values.dtype))
+    values[rows, 0] = plain_pair(call, some)
+    if all(gradient is None for gradient in gradients):
+        return
+    each = some_rows(upstream, rows)
+    each = each[:, 0] if isinstance(each, Tensor) else values.new_full((len(rows),), each)
+    for whole, gradient in zip(gradients, pair_gradients(call, each, some), strict=True):
+        if whole is not None:
+            whole[rows] = gradient.to(whole.dtype)
 
 
 def _some(inputs: Inputs, rows: Any) -> Inputs:

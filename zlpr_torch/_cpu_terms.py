@@ -52,7 +52,7 @@ def at_once(logits: Tensor, targets: Tensor, upstream: Any) -> tuple[Tensor, Ten
 def _of_halves(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``a`` and ``b`` of ``a + b t``, which is t and 1 - t; ``-b``, the signs of the exponents; and 1."""
     none, side, other_side = _column(0.0, 1.0, dtype), _column(1.0, -1.0, dtype), _column(-1.0, 1.0, dtype)
-    return none, side, other_side, number_tensor(1.0, dtype)
+    return none, side, other_side, kept_number(1.0, dtype)
 
 
 @lru_cache(maxsize=64)
@@ -75,7 +75,7 @@ def summed(negative: Tensor, positive: Tensor, upstream: Any) -> Tensor:
 
     Both halves go into one tensor as soon as they are small, so that what follows is called once for both.
     """
-    sums = torch.stack((positive.sum(1, True), negative.sum(1, True)))
+    sums = torch.stack((row_sums(positive), row_sums(negative)))
     losses = torch.log1p(sums)
     if upstream is not None:
         shares = as_upstream(upstream, sums.dtype) / sums.add_(number_tensor(1.0, sums.dtype))
@@ -87,6 +87,35 @@ def summed(negative: Tensor, positive: Tensor, upstream: Any) -> Tensor:
 def as_upstream(upstream: Any, dtype: torch.dtype) -> Tensor:
     """As a tensor, if it is a number."""
     return upstream if isinstance(upstream, Tensor) else number_tensor(upstream, dtype)
+
+
+def in_graph(
+    logits: Tensor, targets: Tensor, upstream: Any, exponentials: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """As ``at_once`` and ``_cpu.Sweep``, for Dynamo to trace. ``exponentials`` of the logits, if a caller knows them."""
+    if targets.is_floating_point():
+        illegal = illegal_rows(targets, logits.dtype)
+        share = targets if targets.dtype == logits.dtype else targets.to(logits.dtype)
+        share = share if illegal is None else share.clamp(0, 1)
+        negative, positive = soft_terms(torch.exp(logits) if exponentials is None else exponentials, share)
+    else:
+        share = as_bytes(targets).to(logits.dtype)
+        illegal = None if targets.dtype == torch.bool else illegal_rows(share, logits.dtype)
+        if exponentials is None:
+            negative, positive = hard_terms(logits, share)
+        else:  # exact: a number minus itself, or 0
+            negative = torch.addcmul(exponentials, exponentials, share, value=-1)
+            positive = share.div_(exponentials)
+    losses = summed(negative, positive, upstream)
+    losses = losses if illegal is None else losses.masked_fill_(illegal, torch.nan)
+    return losses, None if upstream is None else negative
+
+
+def row_sums(cells: Tensor) -> Tensor:
+    """A column. In a graph in float64: Inductor adds a row up lane by lane (see ``_namespace``)."""
+    if torch.compiler.is_compiling():
+        return cells.sum(1, True, dtype=torch.float64).to(cells.dtype)
+    return cells.sum(1, True)
 
 
 def soft_terms(
@@ -117,10 +146,11 @@ def careful_terms(
 
 
 def illegal_rows(targets: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """A column, True for rows with an illegal target. None if the least and the largest show that all are legal."""
-    least, most = torch.aminmax(targets)
-    if least.item() >= 0 and most.item() <= 1:
-        return None
+    """A column, True for rows with an illegal target. None if the least and the largest are seen to be legal."""
+    if not torch.compiler.is_compiling():
+        least, most = torch.aminmax(targets)
+        if least.item() >= 0 and most.item() <= 1:
+            return None
     illegal: Tensor = ~read_targets(targets, dtype, xp=xp)[1].all(dim=1, keepdim=True)
     return illegal
 
@@ -130,13 +160,19 @@ def as_bytes(flags: Tensor) -> Tensor:
 
     Without the clamp a mask of 0 and 255 that is viewed as bool, as NumPy and PyTorch allow, would count 255 times.
     """
-    if flags.dtype != torch.bool or flags.numel() < 2**13:
+    if flags.dtype != torch.bool or torch.compiler.is_compiling() or flags.numel() < 2**13:
         return flags
     return flags.view(torch.uint8).clamp(max=1)
 
 
-@lru_cache(maxsize=64)
 def number_tensor(value: float, dtype: torch.dtype) -> Tensor:
-    """As a tensor, which PyTorch would otherwise make of the number in each operation."""
+    """As a tensor, which PyTorch would otherwise make of the number in each operation. Inductor sees a constant."""
+    if torch.compiler.is_compiling():
+        return torch.full((), value, dtype=dtype, device="cpu")
+    return kept_number(value, dtype)
+
+
+@lru_cache(maxsize=64)
+def kept_number(value: float, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(mode=False):
         return torch.tensor(value, dtype=dtype, device="cpu")

@@ -16,7 +16,7 @@ from torch import Tensor
 import zlpr_core
 from zlpr_core._options import DEFAULT, Options
 
-from . import _cpu, _cpu_divergences, _ops, _torch_internals
+from . import _cpu, _cpu_divergences, _ops, _pair_ops, _torch_internals
 from ._autograd import ClosedPair, KernelTerms, kernel_loss
 from ._cpu_terms import WIDE
 from ._formula import Inputs, PairCall, plain_loss, plain_pair, widened
@@ -71,7 +71,10 @@ def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
     is_plain = isinstance(call.scale, float) and isinstance(call.share, float)  # a tensor may be traced
     if not is_plain or _needs_formula(p, target, options) or _needs_formula(q, target, options):
         return plain_pair(call, inputs)
-    kernel = _cpu_divergences if _is_eager(p) and p.is_cpu and q.is_cpu else None
+    on_cpu = p.is_cpu and q.is_cpu
+    if on_cpu and torch.compiler.is_compiling() and (target is None or options.are_default):
+        return _pair_ops.value(call, inputs)
+    kernel = _cpu_divergences if on_cpu and _is_eager(p) else None
     if kernel is None and target is not None:
         return _rdrop_by_parts(call, inputs, target)
     if torch.is_grad_enabled() and (p.requires_grad or q.requires_grad):

@@ -47,7 +47,7 @@ def linear_gradient(
     wide = input.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
     gradient: Tensor = zlpr_core.zlpr_grad(wide, target, axis=axes, **options.by_name(), xp=xp)
     if reduction == "mean":
-        upstream = upstream / _number_of_examples(layout, input.shape, options.where)
+        upstream = upstream / number_of_examples(layout, input.shape, options.where)
     return (gradient * layout.beside_cells(upstream)).to(input.dtype)
 
 
@@ -104,7 +104,7 @@ def pair_gradients(call: PairCall, upstream: Tensor, inputs: Inputs) -> list[Ten
     """In both logit tensors, by operations that autograd and transforms see through."""
     layout = Layout(inputs.p.dim(), call.axes)
     if call.reduction == "mean":
-        upstream = upstream / _number_of_examples(layout, inputs.p.shape, inputs.options.where)
+        upstream = upstream / number_of_examples(layout, inputs.p.shape, inputs.options.where)
     each = layout.beside_cells(upstream)
     gradients, pair = [], _pair(call, inputs)
     values = layout.beside_cells(call.divergence.value(pair, xp=xp))
@@ -123,7 +123,7 @@ def _pair(call: PairCall, inputs: Inputs) -> Pair:
     return read_pair(inputs.p, inputs.q, call.axes, options, call.scale, names, xp=xp)
 
 
-def _number_of_examples(layout: Layout, shape: torch.Size, where: Tensor | None) -> int | Tensor:
+def number_of_examples(layout: Layout, shape: torch.Size, where: Tensor | None) -> int | Tensor:
     """What the mean divides by."""
     labelled = labelled_examples(where, shape, layout.axes)
     return layout.number_of_rows(shape) if labelled is None else number_of(labelled)

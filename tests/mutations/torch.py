@@ -22,6 +22,7 @@ GIVEN, LINEARLY = (("frameworks/torch/test_torch_linear" + name,) for name in ("
 CPU_IDS, DTENSOR = "zlpr_torch/_cpu_ids.py", "zlpr_torch/_dtensor.py"
 PLACED = ("integrations/torch/test_torch_dtensor.py",)
 SHARDEDLY = ("integrations/torch/test_torch_sharded.py",)
+PAIR_OPS, FUSED = "zlpr_torch/_pair_ops.py", ("frameworks/torch/test_torch_pair_ops.py",)
 PAIRED, BLOCKWISE = ("conformance/test_divergences.py",), ("frameworks/torch/test_torch_pairs.py",)
 
 MUTANTS = {
@@ -104,17 +105,17 @@ MUTANTS = {
     "pair: agreement, sign": Mutant(CPU_PAIRS, ".add_(apart).neg_() if wanted[1]", ".add_(apart) if wanted[1]", PAIRED),
     "pair: agreement, half of a slope": Mutant(CPU_PAIRS, ".mul_(block.gap).add_(apart) if wanted[0]", ".mul_(block.gap) if wanted[0]", PAIRED),
     "pair: apart, tanh beyond 1": Mutant(CPU_PAIRS, "torch.clamp(block.gap, -FARTHEST, FARTHEST, out", "torch.clamp(block.gap, -1.0, 1.0, out", PAIRED),
-    "pair: KL, sign": Mutant(CPU_PAIRS, "apart.mul_(side) if wanted[1]", "apart if wanted[1]", PAIRED),
+    "pair: KL, sign": Mutant(CPU_PAIRS, ".div_(grown.add_(one)).mul_(side) if wanted[1]", ".div_(grown.add_(one)) if wanted[1]", PAIRED),
     "pair: KL, all are near": Mutant(CPU_PAIRS, ".lt_(NEAR)", ".lt_(99.0)", PAIRED),
     "pair: KL, none is near": Mutant(CPU_PAIRS, ".lt_(NEAR)", ".lt_(0.0)", PAIRED),
-    "pair: KL, fewer terms": Mutant(CPU_PAIRS, "torch.float32: [0.25] * 4", "torch.float32: [0.25] * 2", PAIRED),
-    "pair: KL, fewer terms in float64": Mutant(CPU_PAIRS, "torch.float64: [0.25] * 7", "torch.float64: [0.25] * 4", PAIRED),
-    "pair: KL, the side that cancels more": Mutant(CPU_PAIRS, ".ge_(0).mul_(2).sub_(1)", ".ge_(0).mul_(-2).add_(1)", PAIRED),
-    "pair: KL, fewer terms of atanh": Mutant(CPU_PAIRS, "zip(TANH, (7, 13), strict", "zip(TANH, (4, 8), strict", PAIRED),
-    "pair: KL, the other σ": Mutant(CPU_PAIRS, ".log1p_().addcmul_(on_x, rise", ".log1p_().addcmul_(off_x, rise", PAIRED),
+    "pair: KL, fewer terms": Mutant(CPU_PAIRS, "torch.float32: _quotient([0.25] * 4)", "torch.float32: _quotient([0.25] * 2)", PAIRED),
+    "pair: KL, fewer terms in float64": Mutant(CPU_PAIRS, "torch.float64: _quotient([0.25] * 7)", "torch.float64: _quotient([0.25] * 4)", PAIRED),
+    "pair: KL, the side that cancels more": Mutant(CPU_PAIRS, "side = torch.neg(block.x, out=memory[\"side\"]).ge_(0)", "side = torch.neg(block.x, out=memory[\"side\"]).lt_(0)", PAIRED),
+    "pair: KL, fewer terms of atanh": Mutant(CPU_PAIRS, "torch.float32: _atanh(7), torch.float64: _atanh(13)", "torch.float32: _atanh(4), torch.float64: _atanh(8)", PAIRED),
+    "pair: KL, the other σ": Mutant(CPU_PAIRS, "torch.log1p(grown, out=off_y).addcmul_(on, rise", "torch.log1p(grown, out=off_y).addcmul_(off, rise", PAIRED),
     "pair: R-Drop, exponentials of the scaled": Mutant(CPU_DIVERGENCES, "inputs.target is not None and scale == 1", "inputs.target is not None", (*PAIRED, *BLOCKWISE)),
     "pair: R-Drop, exponentials of the other": Mutant(CPU_PAIRS, "torch.div(at.on_y, at.off_y", "torch.div(at.on_x, at.off_y", (*PAIRED, *BLOCKWISE)),
-    "pair: regret without its centre": Mutant(CPU_PAIRS, ".sum(1, True).div_(total)", ".sum(1, True).mul_(0)", PAIRED),
+    "pair: regret without its centre": Mutant(CPU_PAIRS, ".div_(total)\n    centred", ".mul_(0)\n    centred", PAIRED),
     "pair: regret, e^d - 1 cancels": Mutant(CPU_PAIRS, ".lt_(1)", ".lt_(0)", PAIRED),
     "pair: regret, the one forgotten": Mutant(CPU_PAIRS, "(both[1] - up * down)", "both[1]", PAIRED),
     "pair: regret, rows far out": Mutant(CPU_PAIRS, "values.masked_fill_(too_far, torch.nan)", "pass", (*PAIRED, *BLOCKWISE)),
@@ -124,7 +125,7 @@ MUTANTS = {
     "pair: regret, on and off": Mutant(CPU_PAIRS, ".mul_(off).sub_(negative.sub_(floor).mul_(on))", ".mul_(on).sub_(negative.sub_(floor).mul_(off))", PAIRED),
     # --- the kernel of two logits: all blocks
     "pair: upstream gradient forgotten": Mutant(CPU_DIVERGENCES, "else gradient.mul_(each) for", "else gradient for", BLOCKWISE),
-    "pair: mean forgotten where recomputed": Mutant(CPU_DIVERGENCES, "each = upstream.reshape(-1, 1) / (number_of_examples(call.reduction, options.where, layout, p.shape) or 1)", "each = upstream.reshape(-1, 1)", BLOCKWISE),
+    "pair: mean forgotten where recomputed": Mutant(CPU_DIVERGENCES, "each = upstream.reshape(-1, 1) / (divisor(call.reduction, options.where, layout, p.shape) or 1)", "each = upstream.reshape(-1, 1)", BLOCKWISE),
     "pair: scale forgotten in the gradient": Mutant(CPU_DIVERGENCES, "self.factor = call.scale * call.share", "self.factor = call.share", BLOCKWISE),
     "pair: share forgotten in the gradient": Mutant(CPU_DIVERGENCES, "self.factor = call.scale * call.share", "self.factor = call.scale", BLOCKWISE),
     "pair: share forgotten": Mutant(CPU_DIVERGENCES, "values.mul_(self.call.share)", "pass", (*PAIRED, *BLOCKWISE)),
@@ -137,7 +138,16 @@ MUTANTS = {
     "pair: masked cells": Mutant(CPU_DIVERGENCES, "return logits if where is None else torch.where(where, logits, number_tensor(0.0, self.dtype))", "return logits", (*PAIRED, *BLOCKWISE)),
     "pair: a NaN stays in its slope": Mutant("zlpr_core/_pairs.py", "xp.where(values == values, pair.scale * gradient, nan)", "pair.scale * gradient", BLOCKWISE),
     "pair: share forgotten by the formula": Mutant(FORMULA, "gradient = call.share * apart", "gradient = apart", (*PAIRED, *BLOCKWISE)),
-    "pair: mean forgotten by the formula": Mutant(FORMULA, "_number_of_examples(layout, inputs.p.shape, inputs.options.where)", "1", (*PAIRED, *BLOCKWISE)),
+    "pair: mean forgotten by the formula": Mutant(FORMULA, "number_of_examples(layout, inputs.p.shape, inputs.options.where)", "1", (*PAIRED, *BLOCKWISE)),
+    # --- two logits in compiled code
+    "pair ops: no row is recomputed": Mutant(PAIR_OPS, "repair(_call_of(*call), Inputs(p, q, target, Options(mask)), values, (None, None), None)", "pass", FUSED),
+    "pair ops: no gradient is recomputed": Mutant(PAIR_OPS, "repair(_call_of(*call), Inputs(p, q, target, Options(mask)), values.clone(), (in_p, in_q), upstream)", "pass", FUSED),
+    "pair ops: second order of a constant": Mutant(PAIR_OPS, "if torch.is_grad_enabled() and any(x", "if any(False and x", FUSED),
+    "pair ops: mean forgotten": Mutant(PAIR_OPS, 'if call.reduction == "mean":', "if False:", FUSED),
+    "pair ops: options of R-Drop": Mutant(DISPATCH, "(target is None or options.are_default)", "True", FUSED),
+    "pair ops: sums lane by lane": Mutant(CPU_TERMS, "cells.sum(1, True, dtype=torch.float64).to(cells.dtype)", "cells.sum(1, True)", FUSED),
+    "pair ops: losses beyond the range": Mutant(CPU_DIVERGENCES, "torch.where(losses < LIMIT[self.dtype], losses, torch.nan)", "losses", FUSED),
+    "pair ops: Inductor's expm1": Mutant(CPU_PAIRS, "torch.where(x.abs() < 1, exp_minus_one(x.clamp(-1, 1)), torch.exp(x) - 1)", "torch.exp(x) - 1", FUSED),
     # --- a linear layer and its loss
     "linear: a chunk's own sums": Mutant(CHUNKS, "gradient = gradient_of(chunk, sums, each)", "gradient = gradient_of(chunk, sums_of_chunk(chunk), each)", LINEARLY),
     "linear: rows far out by the kernel": Mutant(CHUNKS, "(~(finite & are_near(chunk, sums)))", "(~finite)", LINEARLY),
