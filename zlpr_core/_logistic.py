@@ -30,7 +30,7 @@ def logistic_gap(x: Any, y: Any, gap: Any, lost: tuple[Any, Any] = (None, None),
     more = xp.where(x_positive, 1.0, a) * xp.where(y_positive, b, 1.0)
     less = xp.where(x_positive, a, 1.0) * xp.where(y_positive, 1.0, b)
     near = abs(gap) < NEAR
-    close = _tanh_half(xp.where(near, gap, 0.0)) * (more + less)
+    close = tanh_half(xp.where(near, gap, 0.0)) * (more + less)
     return xp.where(near, close, more - less) / ((1 + a) * (1 + b))
 
 
@@ -53,7 +53,7 @@ def exp_minus_line(x: Any, /) -> Any:
     return x * y * (even - y * odd) / (even - y * even + y * y * odd)
 
 
-def _tanh_half(x: Any, /) -> Any:
+def tanh_half(x: Any, /) -> Any:
     """``tanh(x / 2)`` for ``|x| < NEAR``."""
     y, odd, even = _half(x)
     return y * even / (even + y * y * odd)

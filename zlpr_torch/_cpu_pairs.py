@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zlpr_core._divergences import JEFFREYS, KL, REGRET, Divergence
-from zlpr_core._logistic import exp_minus_one
+from zlpr_core._logistic import exp_minus_one, tanh_half
 
 from ._cpu_terms import number_tensor, row_sums
 
@@ -199,8 +199,7 @@ def _apart(block: Block, at: Sigmoids) -> Tensor:
 def _apart_in_a_graph(gap: Tensor, at: Sigmoids) -> Tensor:
     """The same without ``expm1``, which Inductor takes for ``e^x - 1`` (torch 2.13): far apart, a difference."""
     more, less = at.on_x * at.off_y, at.off_x * at.on_y
-    grown = exp_minus_one(gap.clamp(-1, 1))
-    return torch.where(gap.abs() < 1, (more + less) * grown / (grown + 2), more - less)
+    return torch.where(gap.abs() < 1, (more + less) * tanh_half(gap.clamp(-1, 1)), more - less)
 
 
 def _expm1(x: Tensor) -> Tensor:
