@@ -92,7 +92,7 @@ def as_upstream(upstream: Any, dtype: torch.dtype) -> Tensor:
 def in_graph(
     logits: Tensor, targets: Tensor, upstream: Any, exponentials: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """As ``at_once`` and ``_cpu.Sweep``, for Dynamo to trace. ``exponentials`` of the logits, if a caller knows them."""
+    """As ``at_once``, for Dynamo to trace. ``exponentials`` are those of the logits, if a caller knows them."""
     if targets.is_floating_point():
         illegal = illegal_rows(targets, logits.dtype)
         share = targets if targets.dtype == logits.dtype else targets.to(logits.dtype)
@@ -107,7 +107,7 @@ def in_graph(
             negative = torch.addcmul(exponentials, exponentials, share, value=-1)
             positive = share.div_(exponentials)
     losses = summed(negative, positive, upstream)
-    losses = losses if illegal is None else losses.masked_fill_(illegal, torch.nan)
+    losses = losses if illegal is None else torch.where(illegal, torch.nan, losses)
     return losses, None if upstream is None else negative
 
 

@@ -73,7 +73,7 @@ MUTANTS = {
     "gradient on other axes": Mutant(LAYOUT, ".movedim(self.last, self.axes)", "", FUNCTIONS),
     # --- the kernel of the CPU
     "cpu: bytes of a bool tensor": Mutant(CPU_TERMS, "return flags.view(torch.uint8).clamp(max=1)", "return flags.view(torch.uint8)", ("frameworks/torch/test_torch_given.py",)),
-    "cpu: a product beyond the range": Mutant(CPU_TERMS, "sums = torch.stack((positive.sum(1, True), negative.sum(1, True)))\n    losses = torch.log1p(sums)", "sums = torch.stack((positive.sum(1, True), negative.sum(1, True)))\n    losses = torch.log1p(sums.sum(0) + sums.prod(0)).expand(2, -1, 1) / 2", ("frameworks/torch/test_torch_silence.py",)),
+    "cpu: a product beyond the range": Mutant(CPU_TERMS, "sums = torch.stack((row_sums(positive), row_sums(negative)))\n    losses = torch.log1p(sums)", "sums = torch.stack((row_sums(positive), row_sums(negative)))\n    losses = torch.log1p(sums.sum(0) + sums.prod(0)).expand(2, -1, 1) / 2", ("frameworks/torch/test_torch_silence.py",)),
     "cpu: gradient of the other sign": Mutant(CPU_TERMS, "addcmul_(positive, in_positive, value=-1)", "addcmul_(positive, in_positive, value=1)", KERNELS),
     "cpu: no one in the sums": Mutant(CPU_TERMS, "/ sums.add_(number_tensor(1.0, sums.dtype))", "/ sums", KERNELS),
     "cpu: no one in the sums, at once": Mutant(CPU_TERMS, "/ sums.add_(one)", "/ sums", VALUES),
