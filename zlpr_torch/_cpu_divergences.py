@@ -76,7 +76,7 @@ class Rows:
         for logits, whole, gradient, known in zip(inputs[:2], wholes, gradients, exponentials, strict=True):
             losses, of_loss = self.loss(logits, inputs, None if gradient is None else 0.5 * each, known)
             if losses is not None:
-                values.add_(losses.sum(0), alpha=0.5)
+                values.add_(losses, alpha=0.5)
             made.append(None if gradient is None else self.joined(gradient, each, of_loss, logits, whole))
         return values, made
 
@@ -96,7 +96,8 @@ class Rows:
             return None, None
         logits = logits.to(self.dtype)
         if not torch.compiler.is_compiling():
-            return swept(logits, inputs.target, inputs.options, upstream, exponentials=exponentials)
+            halves, gradient = swept(logits, inputs.target, inputs.options, upstream, exponentials=exponentials)
+            return halves.sum(0), gradient
         losses, gradient = in_graph(logits, inputs.target, upstream, exponentials)
         return torch.where(losses < LIMIT[self.dtype], losses, torch.nan), gradient
 

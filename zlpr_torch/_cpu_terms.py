@@ -106,9 +106,13 @@ def in_graph(
         else:  # exact: a number minus itself, or 0
             negative = torch.addcmul(exponentials, exponentials, share, value=-1)
             positive = share.div_(exponentials)
-    losses = summed(negative, positive, upstream)
+    # each half by itself: with both sums in one tensor Inductor keeps two arrays for backward instead of one
+    in_positive, in_negative = row_sums(positive), row_sums(negative)
+    losses = torch.log1p(in_positive) + torch.log1p(in_negative)
     losses = losses if illegal is None else torch.where(illegal, torch.nan, losses)
-    return losses, None if upstream is None else negative
+    if upstream is None:
+        return losses, None
+    return losses, negative * (upstream / (1 + in_negative)) - positive * (upstream / (1 + in_positive))
 
 
 def row_sums(cells: Tensor) -> Tensor:
