@@ -94,7 +94,9 @@ def test_the_graph_has_the_op_and_no_logits():
 def test_the_op_keeps_to_the_budget(monkeypatch):
     input, weight, bias = arrays()
     sizes, sums_of = [], _linear_autograd.sums_of
-    monkeypatch.setattr(_linear_autograd, "sums_of", lambda layer, size, *kept: sizes.append(size) or sums_of(layer, size, *kept))
+    monkeypatch.setattr(
+        _linear_autograd, "sums_of", lambda layer, size, *kept: sizes.append(size) or sums_of(layer, size, *kept)
+    )
     graph_of(lambda x, w, b: linear_zlpr_loss(x, w, HARD, b, memory_budget=SMALL), input, weight, bias)
     assert sizes == ([256] if IS_OP else [])
 
