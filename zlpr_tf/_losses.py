@@ -1,15 +1,14 @@
 """ZLPR as functions of tensors, ``(labels, logits)`` as in ``tf.nn``, to one value per example.
 
 They are made of ``keras.ops``, so the tensors are those of whichever backend Keras runs on: TensorFlow's unless
-``KERAS_BACKEND`` says otherwise. Derivatives are the framework's own of the core's formula, except for that of
-`zlpr_loss` in a graph of TensorFlow, which is in ``_derivative``.
+``KERAS_BACKEND`` says otherwise. Derivatives are the framework's own of the core's formula, except for those of
+`zlpr_loss` and `zlpr_terms` in a graph of TensorFlow, which are in ``_derivative``.
 """
 
 from typing import Any
 
 from keras import backend, ops
 
-import zlpr_core
 from zlpr_core._checks import check_positive, refuse_sparse, sparse_error
 from zlpr_core._divergences import JEFFREYS
 from zlpr_core._indices import PAD, check_matrix, indicated, is_matrix
@@ -266,8 +265,8 @@ def zlpr_terms(
         [0.1269] [0.862]
     """
     scores, targets, kept = _read(labels, logits, where, label_smoothing, ignore_index)
-    options: Any = {"where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
-    return zlpr_core.zlpr_terms(scores, targets, axis=axis, **options, xp=xp)
+    options = Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)
+    return _derivative.terms(scores, targets, axis, options)
 
 
 def _read(

@@ -25,9 +25,9 @@ DIVERGENCES, SPARSE, VALUES = (
 
 MUTANTS = {
     # --- arguments on their way
-    "mask dropped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)", "Options.of(scores, None, weight, pos_weight, threshold, xp=xp)", OPTIONS),
-    "weight is pos_weight": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)", "Options.of(scores, kept, pos_weight, weight, threshold, xp=xp)", OPTIONS),
-    "threshold dropped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)", "Options.of(scores, kept, weight, pos_weight, None, xp=xp)", OPTIONS),
+    "mask dropped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)\n    return _derivative.loss(", "Options.of(scores, None, weight, pos_weight, threshold, xp=xp)\n    return _derivative.loss(", OPTIONS),
+    "weight is pos_weight": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)\n    return _derivative.loss(", "Options.of(scores, kept, pos_weight, weight, threshold, xp=xp)\n    return _derivative.loss(", OPTIONS),
+    "threshold dropped": Mutant(LOSSES, "Options.of(scores, kept, weight, pos_weight, threshold, xp=xp)\n    return _derivative.loss(", "Options.of(scores, kept, weight, pos_weight, None, xp=xp)\n    return _derivative.loss(", OPTIONS),
     "shapes that turn out to differ": Mutant(NAMESPACE, "return ops.reshape(x, ops.shape(like)) if unknown else x", "return x", TF),
     # --- Keras as a namespace
     "numbers through float32": Mutant(NAMESPACE, "return ops.convert_to_tensor(value, dtype=dtype)", "return ops.convert_to_tensor(value)", VALUES),
@@ -64,16 +64,19 @@ MUTANTS = {
     # --- the derivative in a graph
     "derivative eagerly": Mutant(NAMESPACE, 'backend.backend() == "tensorflow" and not tf.executing_eagerly()', "False", TF),
     "graph: axes mixed up": Mutant(DERIVATIVE, "ops.transpose(x, (*batch, *axes))", "x", OPTIONS),
-    "graph: upstream gradient forgotten": Mutant(DERIVATIVE, "terms.positive * (factors.positive * each)", "terms.positive * factors.positive", TF),
-    "graph: upstream gradient forgotten, exact": Mutant(DERIVATIVE, "gradient_factors(_unpacked(columns), xp=xp), xp=xp) * each,", "gradient_factors(_unpacked(columns), xp=xp), xp=xp),", (*VALUES, *TF)),
-    "graph: dtype of the gradient": Mutant(DERIVATIVE, "ops.cast(slopes, s.dtype)", "slopes", VALUES),
+    "graph: upstream gradient forgotten": Mutant(DERIVATIVE, "terms.positive * (factors.positive * each.positive)", "terms.positive * factors.positive", TF),
+    "graph: upstream gradient forgotten, exact": Mutant(DERIVATIVE, "positive * each[:, :1] +", "positive +", (*VALUES, *TF)),
+    "graph: dtype of the gradient": Mutant(DERIVATIVE, "[ops.cast(slope, s.dtype), in_targets", "[slope, in_targets", VALUES),
     "graph: halves swapped": Mutant(DERIVATIVE, "positive, negative = ops.split(columns, 2, axis=1)", "negative, positive = ops.split(columns, 2, axis=1)", VALUES),
     "graph: inexact sums are kept": Mutant(DERIVATIVE, "tf.reduce_all(exact)", "tf.reduce_any(exact)", VALUES),
-    "graph: illegal targets": Mutant(DERIVATIVE, "near = (t >= 0) & (t <= 1) & (ops.abs(s) <= log(most))", "near = ops.abs(s) <= log(most)", EDGES),
-    "graph: far logits": Mutant(DERIVATIVE, "& (ops.abs(s) <= log(most))", "", (*VALUES, *EDGES)),
-    "graph: no gradient in the targets": Mutant(DERIVATIVE, 'if xp.isdtype(t.dtype, "real floating") else None\n            return', "if False else None\n            return", DERIVATIVES),
+    "graph: illegal targets": Mutant(DERIVATIVE, "near = (t >= 0) & (t <= 1) & (ops.abs(rising.z) <= log(most))", "near = ops.abs(rising.z) <= log(most)", EDGES),
+    "graph: far logits": Mutant(DERIVATIVE, "& (ops.abs(rising.z) <= log(most))", "", (*VALUES, *EDGES)),
+    "graph: no gradient in the targets": Mutant(DERIVATIVE, 'if xp.isdtype(t.dtype, "real floating"):\n                (in', "if False:\n                (in", DERIVATIVES),
+    "graph: gradient in the threshold": Mutant(DERIVATIVE, "ops.cast(-_sum_to(slope, x), x.dtype)", "ops.cast(_sum_to(slope, x), x.dtype)", TF),
+    "graph: rounding error of a threshold": Mutant(DERIVATIVE, "positive * (1 - falling.lost)", "positive", OPTIONS),
+    "graph: one NaN half": Mutant(DERIVATIVE, "spread_nan(positive, whole, xp=xp), spread_nan(negative, whole, xp=xp)", "positive, negative", EDGES),
     "graph: second order": Mutant(DERIVATIVE, "tf.gradients(plain, given, upstream_of_gradient, stop", "tf.gradients(plain, given, stop", DERIVATIVES),
     "graph: derivatives of what the upstream gradient is computed of": Mutant(DERIVATIVE, "upstream_of_gradient, stop_gradients=given)", "upstream_of_gradient)", TF),
-    "graph: logits that are computed of the labels": Mutant(DERIVATIVE, ", stop_gradients=[s, t])", ")", TF),
+    "graph: logits that are computed of the labels": Mutant(DERIVATIVE, ", stop_gradients=fixed)", ")", TF),
     "graph: the last block": Mutant(DERIVATIVE, "first = tf.minimum(first, count - step)", "first = tf.minimum(first, 0)", (*VALUES, *TF)),
 }  # fmt: skip

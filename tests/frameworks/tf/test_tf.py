@@ -10,7 +10,16 @@ import tensorflow as tf
 from truth import DIVERGENCES
 
 import zlpr_core
-from zlpr_tf import ZLPRLoss, kl_divergence, multi_hot, rdrop_zlpr_loss, sparse_zlpr_loss, zlpr_divergence, zlpr_loss
+from zlpr_tf import (
+    ZLPRLoss,
+    kl_divergence,
+    multi_hot,
+    rdrop_zlpr_loss,
+    sparse_zlpr_loss,
+    zlpr_divergence,
+    zlpr_loss,
+    zlpr_terms,
+)
 
 RNG = np.random.default_rng(0)
 LOGITS, SOFT = RNG.normal(0, 3, (6, 5)), RNG.random((6, 5))
@@ -80,6 +89,32 @@ def test_second_order_where_the_upstream_gradient_depends_on_the_logits(labels, 
         return outer.gradient(total, logits)
 
     np.testing.assert_allclose(tf.function(product, jit_compile=jit)(), product(), rtol=1e-10)
+
+
+THRESHOLDS = {"number": 0.5, "each": np.asarray([[0.3, -0.2, 1.0, 0.0, 2.0]]), "all": [0.5]}
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("logits", [LOGITS, FAR], ids=["near", "far"])
+@pytest.mark.parametrize("labels", [HARD, SOFT], ids=["hard", "soft"])
+@pytest.mark.parametrize("threshold", THRESHOLDS.values(), ids=THRESHOLDS)
+def test_halves_and_thresholds_in_both_orders(threshold, labels, logits, jit):
+    """By the rule in a graph as by the core's formula, which eager calls differentiate."""
+    at = [tf.constant(logits), *([] if isinstance(threshold, float) else [tf.constant(threshold, tf.float64)])]
+
+    def both_orders():
+        with tf.GradientTape() as outer:
+            outer.watch(at)
+            with tf.GradientTape() as inner:
+                inner.watch(at)
+                positive, negative = zlpr_terms(labels, at[0], threshold=threshold if len(at) == 1 else at[1])
+                total = tf.reduce_sum(positive + 2 * negative)
+            slopes = inner.gradient(total, at)
+            mixed = sum(tf.reduce_sum(tf.sin(slope)) for slope in slopes)
+        return positive, negative, *slopes, *outer.gradient(mixed, at)
+
+    for got, true in zip(tf.function(both_orders, jit_compile=jit)(), both_orders(), strict=True):
+        np.testing.assert_allclose(got, true, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("jit", [False, True])
