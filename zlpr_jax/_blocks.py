@@ -65,7 +65,8 @@ def parts_of(array: jax.Array) -> int:
 def row_numbers(axes: Axes, *arrays: jax.Array) -> jax.Array:
     """Zeros, one a row of ``arrays``, in the dtype that computes: what ``by_parts`` fills."""
     shape = [1 if axis in axes else size for axis, size in enumerate(arrays[0].shape)]
-    return jnp.zeros(shape, jnp.result_type(*arrays, jnp.float32))
+    is_wide = any(array.dtype == jnp.float64 for array in arrays)
+    return jnp.zeros(shape, jnp.float64 if is_wide else jnp.float32)
 
 
 def _updated(whole: jax.Array, part: jax.Array, *, axis: int, first: jax.Array) -> jax.Array:
