@@ -242,7 +242,10 @@ def _in_chunks(call: Call, layer: tuple[Tensor, Tensor, Tensor | None], targets:
     flat = Options._make([_flat_option(option, call.shape) for option in read])
     # In one sweep the gradient is made for a mean of which the number of examples is known before the last one.
     is_counted = flat.where is None and targets.ignore_index is None
-    if not is_counted or not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in layer)):
+    if not torch.is_grad_enabled():
+        # Function.forward is told the same under `no_grad`, and would make memory for the gradient of the weight
+        layer = layer[0].detach(), layer[1].detach(), None if layer[2] is None else layer[2].detach()
+    if not is_counted or not any(x is not None and x.requires_grad for x in layer):
         call = call._replace(plan=call.plan.by_classes())
     tensors = [x if isinstance(x, Tensor) else None for x in flat]
     numbers = [None if isinstance(x, Tensor) else x for x in flat]

@@ -91,6 +91,16 @@ def test_logits_wait_in_the_gradient_of_the_weight(monkeypatch, form, scale):
         torch.testing.assert_close(got, true, rtol=1e-5, atol=1e-6)
 
 
+def test_without_a_gradient_no_logits_wait(monkeypatch):
+    """Under ``no_grad`` their memory was as large as the weight, whatever the budget."""
+    made, memory_of = [], zlpr_torch._linear_autograd.memory_of
+    monkeypatch.setattr(zlpr_torch._linear_autograd, "memory_of", lambda *call: made.append(memory_of(*call)))
+    layer = [torch.ones(5, 7), torch.ones(600, 7, requires_grad=True)]
+    with torch.no_grad():
+        sparse_linear_zlpr_loss(*layer, torch.ones(5, 1, dtype=torch.int64), memory_budget=4 * 4 * 5 * 128)
+    assert made == [None]
+
+
 def test_without_a_gradient_none_is_made(monkeypatch):
     """The way by rows makes it while the loss is."""
     monkeypatch.setattr(zlpr_torch._linear_autograd, "one_sweep", lambda *_: pytest.fail("a gradient was made"))
