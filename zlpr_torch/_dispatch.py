@@ -49,6 +49,8 @@ def _eager_loss(
     if kernel is None or is_for_formula(target) or (constant is not DEFAULT and any(map(is_for_formula, constant))):
         return plain_loss(input, _saveable(target), _saveable_options(options), axes, reduction)
     if torch.is_grad_enabled() and (input.requires_grad or learned is not None):
+        learned = learned if learned is None else _torch_internals.unwrapped(learned)
+        input = _torch_internals.unwrapped(input)
         return kernel_loss((kernel, axes, reduction), options, input, target, learned)  # type: ignore[no-any-return]
     return kernel.forward(input, target, options, axes, reduction, with_gradient=False)[0]  # type: ignore[no-any-return]
 

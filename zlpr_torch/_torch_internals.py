@@ -30,6 +30,7 @@ _is_tracing_now = _find("_C._is_tracing") or _is_tracing  # by two calls less, b
 _is_batched = _find("_C._functorch.is_batchedtensor")
 _is_batched_by_legacy_vmap = _find("_C._functorch.is_legacy_batchedtensor")
 _FakeTensor = _find("_subclasses.FakeTensor")
+_unwrap_if_dead = _find("_C._functorch.unwrap_if_dead")
 _indices, _values = _find("Tensor._indices"), _find("Tensor._values")
 _disable_dynamo = _find("_disable_dynamo") or torch.compiler.disable
 
@@ -92,10 +93,20 @@ def is_batched(tensor: Tensor) -> bool:
 def plain_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """``function.apply`` without what it does for ``torch.func``, for calls where that is not active.
 
-    It takes a microsecond off the nine of a Function that does nothing (torch 2.13).
+    It takes a microsecond off the nine of a Function that does nothing (torch 2.13). What ``apply`` would unwrap is for
+    the caller to pass ``unwrapped``.
     """
+    if _unwrap_if_dead is None:
+        return function.apply
     apply: Callable[..., Any] = getattr(super(torch.autograd.Function, function), "apply", function.apply)
     return apply
+
+
+unwrapped: Callable[[Tensor], Tensor] = _unwrap_if_dead or (lambda tensor: tensor)
+"""A tensor that has left a transform of ``torch.func`` without its wrapper, which autograd finds no gradient behind.
+
+No function of Python, for a small batch.
+"""
 
 
 def sparse_entries(matrix: Tensor) -> tuple[Tensor, Tensor]:

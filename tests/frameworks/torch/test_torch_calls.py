@@ -7,6 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from zlpr_torch import ZLPRLoss, _torch_internals, zlpr_loss
+from zlpr_torch._autograd import KernelLoss
 
 torch.manual_seed(0)
 LOGITS, SOFT = torch.randn(64, 20).requires_grad_(), torch.rand(64, 20)
@@ -54,3 +55,20 @@ def test_without_a_quicker_apply(monkeypatch):
     """PyTorch promises that ``Function.apply`` is there, and not what it calls."""
     monkeypatch.setattr(_torch_internals, "super", lambda *_: None, raising=False)
     assert _torch_internals.plain_apply(torch.autograd.Function) == torch.autograd.Function.apply
+
+
+def test_without_what_unwraps(monkeypatch):
+    """Then ``Function.apply`` does it."""
+    monkeypatch.setattr(_torch_internals, "_unwrap_if_dead", None)
+    assert _torch_internals.plain_apply(KernelLoss) == KernelLoss.apply
+
+
+def test_tensors_that_have_left_a_transform():
+    """The quicker apply once made them no part of the graph."""
+    kept = []
+    threshold = torch.zeros((), requires_grad=True)
+    for tensor in (LOGITS, threshold):
+        torch.func.grad(lambda x: kept.append(x) or x.sum())(tensor)
+    got = torch.autograd.grad(zlpr_loss(kept[0], SOFT, threshold=kept[1]), (LOGITS, threshold))
+    true = torch.autograd.grad(zlpr_loss(LOGITS, SOFT, threshold=threshold), (LOGITS, threshold))
+    torch.testing.assert_close(got, true)
