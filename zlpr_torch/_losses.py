@@ -181,7 +181,7 @@ def sparse_zlpr_loss(
         >>> sparse_zlpr_loss(input, [torch.tensor([0]), torch.tensor([1, 0])], reduction="none")
         tensor([0.9889, 0.4759])
     """
-    if type(input) is not Tensor and has_dtensor(input, indices):
+    if (type(input) is not Tensor or type(indices) is not Tensor) and has_dtensor(input, indices):
         return _sharded.of_dtensors(
             sparse_zlpr_loss,
             input=input,

@@ -174,5 +174,6 @@ MUTANTS = {
     "linear op: a gradient in the options, silently": Mutant(LINEAR_OPS, "if any(ctx.needs_input_grad[3:]):", "if False:", COMPILED),
     "linear op: second order of a constant": Mutant(LINEAR_OPS, "if torch.is_grad_enabled():", "if False:", COMPILED),
     "linear: upstream gradient forgotten": Mutant(LINEAR_AUTOGRAD, "gradient.mul_(upstream) for gradient", "gradient for gradient", LINEARLY),
-    "linear: rows though a mask decides the mean": Mutant(LINEAR, "if not is_counted or not (torch", "if not (torch", LINEARLY),
+    "linear: memory for a gradient that nobody wants": Mutant(LINEAR, "    if not torch.is_grad_enabled():\n        # Function", "    if False:\n        # Function", ("frameworks/torch/test_torch_linear_given.py",)),
+    "linear: rows though a mask decides the mean": Mutant(LINEAR, "if not is_counted or not any(x", "if not any(x", LINEARLY),
 }  # fmt: skip

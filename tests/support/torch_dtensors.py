@@ -151,6 +151,7 @@ def calls_to_refuse(problem, mesh):
         "local target": lambda: zlpr_loss(sharded, own),
         "local weight": lambda: zlpr_loss(sharded, targets, weight=torch.ones(local.shape[1])),
         "plain logits": lambda: zlpr_loss(logits, distribute_tensor(targets, mesh, [Replicate(), Shard(1)])),
+        "plain logits, ids": lambda: sparse_zlpr_loss(logits, distribute_tensor(ids, mesh, [Replicate(), Replicate()])),
         "plain layer": lambda: linear_zlpr_loss(x, weight, distribute_tensor(targets, mesh, [Replicate(), Shard(1)])),
         "group": lambda: zlpr_loss(sharded, targets, group=distributed.group.WORLD),
         "lists": lambda: sparse_zlpr_loss(distribute_tensor(logits, mesh, [Shard(0), Shard(1)]), ids.tolist()),

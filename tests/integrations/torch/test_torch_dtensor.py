@@ -152,6 +152,7 @@ REFUSED = {
     "local target": "ValueError: `target` beside DTensors must be",
     "local weight": "ValueError: `weight` beside DTensors must be",
     "plain logits": "TypeError: `input` must be a DTensor where another argument is.",
+    "plain logits, ids": "TypeError: `input` must be a DTensor where another argument is.",
     "plain layer": "TypeError: `input` or `linear_weight` must be a DTensor where another argument is.",
     "group": "ValueError: `group` and `class_range` are what DTensors tell.",
     "lists": "TypeError: `indices` must be a tensor where rows are sharded. Received: list.",
