@@ -155,7 +155,7 @@ MUTANTS = {
     "linear: sums of rows far out by the kernel": Mutant(CHUNKS, "    if len(far):\n", "    if False:\n", LINEARLY),
     "linear: blocks of a part": Mutant(CHUNKS, "upstream, of_part=True)", "upstream)", GIVEN),
     "linear: half precision rounded where all logits fit": Mutant(LINEAR_AUTOGRAD, "    if not input.is_cpu:\n        return", "    if True:\n        return", GIVEN),
-    "linear: gradients that nobody wants": Mutant(LINEAR, "if not is_counted or not (torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in layer)):", "if not is_counted:", GIVEN),
+    "linear: gradients that nobody wants": Mutant(LINEAR, "if not is_counted or not any(x is not None and x.requires_grad for x in layer):", "if not is_counted:", GIVEN),
     "sharded: ranges are not compared": Mutant(SHARDED, "_check_parts([_read(each[:, -DIGITS:]) for each in gathered])", "pass", SHARDEDLY),
     "ids: positives among the negatives": Mutant(CPU_IDS, "    exponentials[positives.rows, positives.classes] = 0.0\n", "", (*LINEARLY, *GIVEN)),
     "ids: an id that is there twice counts twice": Mutant(CPU_IDS, "torch.unique(", "torch.sort(", GIVEN),
@@ -174,6 +174,6 @@ MUTANTS = {
     "linear op: a gradient in the options, silently": Mutant(LINEAR_OPS, "if any(ctx.needs_input_grad[3:]):", "if False:", COMPILED),
     "linear op: second order of a constant": Mutant(LINEAR_OPS, "if torch.is_grad_enabled():", "if False:", COMPILED),
     "linear: upstream gradient forgotten": Mutant(LINEAR_AUTOGRAD, "gradient.mul_(upstream) for gradient", "gradient for gradient", LINEARLY),
-    "linear: memory for a gradient that nobody wants": Mutant(LINEAR, "    if not torch.is_grad_enabled():\n        # Function", "    if False:\n        # Function", ("frameworks/torch/test_torch_linear_given.py",)),
+    "linear: memory for a gradient that nobody wants": Mutant(LINEAR, "    if not torch.is_grad_enabled():\n        # Function", "    if False:\n        # Function", GIVEN),
     "linear: rows though a mask decides the mean": Mutant(LINEAR, "if not is_counted or not any(x", "if not any(x", LINEARLY),
 }  # fmt: skip
