@@ -15,11 +15,11 @@ from keras import backend, ops
 import zlpr_core
 from zlpr_core._checks import class_axes
 from zlpr_core._losses import slopes
-from zlpr_core._namespace import compute_dtype
+from zlpr_core._namespace import compute_dtype, largest
 from zlpr_core._options import Options, is_number, is_zero
 from zlpr_core._reduce import ShiftedSum, log_sum, spread_nan, sum_exp
 from zlpr_core._targets import read_targets
-from zlpr_core._terms import Halves, halves_of, is_movable, subtract
+from zlpr_core._terms import Halves, halves_of, subtract
 from zlpr_core._typing import Axis
 from zlpr_core._unshifted import limit, row_factors, unshifted_sums, unshifted_terms
 
@@ -200,9 +200,11 @@ def _gradient(s: Any, t: Any, theta: Any, upstreams: Sequence[Any], forward: _Fo
         return terms.positive * (factors.positive * each.positive) + terms.negative * (factors.negative * each.negative)
 
     def exactly(s: Any, t: Any, each: Any, columns: Any) -> Any:
-        halves, movable = halves_of(s, t, Options(threshold=theta), xp=xp), is_movable(s, None, xp=xp)
-        positive, negative = slopes(halves, _unpacked(columns), movable, xp=xp)
-        return positive * each[:, :1] + negative * each[:, 1:]
+        halves = halves_of(s, t, Options(threshold=theta), xp=xp)
+        positive, negative = slopes(halves, _unpacked(columns), True, xp=xp)
+        # The core's `~(abs(s) > most)` becomes `abs(s) <= most` in TensorFlow's own optimiser (2.21), False for a NaN.
+        is_fixed = ops.abs(s) > largest(s.dtype, xp=xp)
+        return xp.where(is_fixed, 0.0, positive * each[:, :1] + negative * each[:, 1:])
 
     arrays = [s, t, ops.concatenate(list(each), axis=1), _packed(forward.sums)]
     return tf.cond(forward.exact, from_terms, lambda: _by_blocks(exactly, arrays, ops.zeros_like(s, dtype)))
