@@ -1,5 +1,7 @@
 """Every way of training a Keras model, against descent by hand from the closed-form score."""
 
+from functools import cache
+
 import keras
 import numpy as np
 import pytest
@@ -167,7 +169,9 @@ def test_learned_threshold(kind, targets, jit):
     assert abs(weights[-1]).min() > 1e-3
 
 
+@cache
 def two_devices():
+    # one for all tests: another would number its collectives from the start, and TensorFlow keeps their shapes
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
