@@ -176,8 +176,8 @@ def sums_of(layer: Layer, size: int, kept: Tensor | None = None) -> Sums:
     for number, chunk in enumerate(chunks(layer, size, by_ids=True, kept=kept)):
         found[..., number] = torch.cat([part for half in sums_of_chunk(chunk) for part in half], 1).t()
         if chunk.options.where is not None:
-            kept = chunk.options.where.expand(chunk.logits.shape).any(1)
-            labelled = kept if labelled is None else labelled | kept
+            here = chunk.options.where.expand(chunk.logits.shape).any(1)
+            labelled = here if labelled is None else labelled | here
     halves = ShiftedSum(found[0], found[1]), ShiftedSum(found[2], found[3])
     return Sums(Halves(*(merge(half, axis=(1,), xp=xp) for half in halves)), labelled)
 

@@ -82,23 +82,7 @@ def linear_zlpr_loss(
         torch.Size([3, 2])
     """
     if has_dtensor(input, linear_weight, bias, target):
-        return _sharded.of_dtensors(
-            linear_zlpr_loss,
-            input=input,
-            linear_weight=linear_weight,
-            target=target,
-            bias=bias,
-            mask=mask,
-            weight=weight,
-            pos_weight=pos_weight,
-            threshold=threshold,
-            label_smoothing=label_smoothing,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            memory_budget=memory_budget,
-            weight_grad_hook=weight_grad_hook,
-            group=group,
-        )
+        return _sharded.of_dtensors(linear_zlpr_loss, **locals())
     check_tensors(target=target)
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     check_layer_targets(target, call.shape, xp=xp)
@@ -147,24 +131,7 @@ def sparse_linear_zlpr_loss(
         0
     """
     if has_dtensor(input, linear_weight, bias, indices):
-        return _sharded.of_dtensors(
-            sparse_linear_zlpr_loss,
-            input=input,
-            linear_weight=linear_weight,
-            indices=indices,
-            bias=bias,
-            mask=mask,
-            weight=weight,
-            pos_weight=pos_weight,
-            threshold=threshold,
-            label_smoothing=label_smoothing,
-            pad=pad,
-            reduction=reduction,
-            memory_budget=memory_budget,
-            weight_grad_hook=weight_grad_hook,
-            group=group,
-            class_range=class_range,
-        )
+        return _sharded.of_dtensors(sparse_linear_zlpr_loss, **locals())
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     first, total = 0, call.shape[-1]
     if group is not None:

@@ -93,21 +93,7 @@ def zlpr_loss(
         (0.9889..., tensor([[-0.1192,  0.1554,  0.4223]]))
     """
     if (type(input) is not Tensor or type(target) is not Tensor) and has_dtensor(input, target):
-        return _sharded.of_dtensors(
-            zlpr_loss,
-            input=input,
-            target=target,
-            dim=dim,
-            mask=mask,
-            weight=weight,
-            pos_weight=pos_weight,
-            threshold=threshold,
-            label_smoothing=label_smoothing,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            impl=impl,
-            group=group,
-        )
+        return _sharded.of_dtensors(zlpr_loss, **locals())
     reduction = reduction if reduction == "mean" else read_reduction(reduction)
     impl = impl if impl == "auto" else read_implementation(impl)
     if label_smoothing or ignore_index is not None or mask is not None:
@@ -182,22 +168,7 @@ def sparse_zlpr_loss(
         tensor([0.9889, 0.4759])
     """
     if (type(input) is not Tensor or type(indices) is not Tensor) and has_dtensor(input, indices):
-        return _sharded.of_dtensors(
-            sparse_zlpr_loss,
-            input=input,
-            indices=indices,
-            dim=dim,
-            mask=mask,
-            weight=weight,
-            pos_weight=pos_weight,
-            threshold=threshold,
-            label_smoothing=label_smoothing,
-            pad=pad,
-            reduction=reduction,
-            impl=impl,
-            group=group,
-            class_range=class_range,
-        )
+        return _sharded.of_dtensors(sparse_zlpr_loss, **locals())
     check_tensors(input=input)
     if group is not None:
         part = _sharded.part_of(_last(input, dim), group, class_range, input.device)

@@ -104,7 +104,7 @@ class _Call(NamedTuple):
 
 @_torch_internals.untraced
 def of_dtensors(function: Callable[..., Tensor], **given: Any) -> Tensor:
-    """A loss of arguments by name, of which one is a DTensor. Compiled code breaks its graph here."""
+    """A loss by its ``locals()``, one of which is a DTensor. Compiled code breaks its graph here."""
     loss: Tensor = importlib.import_module("zlpr_torch._dtensor").loss(function, given)
     return loss
 
