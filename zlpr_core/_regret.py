@@ -73,9 +73,9 @@ def regret_gradients(pair: Pair, values: Any, sums: RegretSums | None = None, /,
     negative = softmax_weight(read.negative, negative_sum, xp=xp)
     floor = read.weight / (read.total if sums is None else sums.total)
     in_p = 2 * (read.off * (positive - floor) - read.on * (negative - floor))
-    either = pair.p_infinite, pair.q_infinite
     in_q = negative - positive
-    return movable(in_p, pair, values, *either, xp=xp), movable(in_q, pair, values, pair.q_infinite, xp=xp)
+    still = pair.q_infinite, values > largest(values.dtype, xp=xp)
+    return movable(in_p, pair, values, pair.p_infinite, *still, xp=xp), movable(in_q, pair, values, *still, xp=xp)
 
 
 def read_regret(pair: Pair, *, xp: Namespace) -> Regret:

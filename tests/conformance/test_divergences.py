@@ -141,6 +141,15 @@ def test_an_infinite_logit_in_one(backend, name):
                 np.testing.assert_array_equal(np.sign(slope[:, 0]), [learns, -learns])
 
 
+@pytest.mark.needs("autodiff")
+@pytest.mark.parametrize("certain", [INF, -INF])
+def test_the_regret_of_an_impossible_cell_moves_no_other(backend, certain):
+    """It is +inf whatever the others are, by every way that it is derived."""
+    logits = {"p_logits": np.asarray([[0.5, 1.0, -2.0]]), "q_logits": np.asarray([[certain, 0.25, 3.0]])}
+    for wrt in logits:
+        np.testing.assert_array_equal(backend.slope("zlpr_divergence", wrt, "float32", **logits), 0)
+
+
 def test_a_certain_teacher_and_a_large_scale(backend):
     certain, even = np.asarray([[INF, 1.0]]), np.asarray([[0.0, 1.0]])
     got = backend.value("kl_divergence", "float32", p_logits=certain, q_logits=even, scale=20.0)
