@@ -155,7 +155,7 @@ def swept(
     ``upstream`` is a number, or a tensor that broadcasts to the losses. The gradient goes into the memory of
     ``gradient``, if that is given. ``exponentials`` are those of the logits, if a caller knows them.
     """
-    is_small = 0 < logits.numel() <= FEW and logits.is_contiguous() and targets.is_contiguous() and options.are_default
+    is_small = 0 < logits.numel() <= FEW and options.are_default
     if not is_small or gradient is not None:
         return Sweep(logits, targets, options, upstream, gradient, exponentials=exponentials).run()
     losses, gradient = at_once(logits, targets, upstream)

@@ -61,12 +61,13 @@ def test_blocks_agree_with_plain_composition(monkeypatch, target, options, reduc
         assert_same(value_and_gradient(LOGITS, target, **options, reduction=reduction, impl="blocked"), plain)
 
 
-@pytest.mark.parametrize("few", [0, _cpu.FEW], ids=["a block", "at once"])
+@pytest.mark.parametrize(("few", "cells"), [(0, _cpu.CELLS), (_cpu.FEW, _cpu.CELLS), (0, 14)], ids=["a block", "at once", "twos"])  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("target", [HARD, HARD.long(), SOFT, HARD.float()], ids=["bool", "int", "soft", "hard floats"])
-def test_rows_that_are_not_for_a_quick_sum(monkeypatch, target, dtype, few):
+def test_rows_that_are_not_for_a_quick_sum(monkeypatch, target, dtype, few, cells):
     """Beside such as are: far out, infinite, NaN, illegal, a rounding beyond the ends."""
     monkeypatch.setattr(_cpu, "FEW", few)
+    monkeypatch.setattr(_cpu, "CELLS", cells)
     logits, target = LOGITS.clone(), target.clone()
     logits[3], logits[8, 1], logits[9], logits[11, 0] = 1e4 * logits[3], NAN, -INF, INF
     logits[14] = -1e12
