@@ -30,7 +30,10 @@ torch.library.define(
 
 
 class FusedPair(torch.autograd.Function):
-    """As ``_autograd.ClosedPair``, for Dynamo to trace. It keeps a value a row beyond the inputs."""
+    """As ``_autograd.ClosedPair``, for Dynamo to trace. It keeps a value a row beyond the inputs.
+
+    Of a Function that is traced, PyTorch has no second derivative.
+    """
 
     @staticmethod
     def forward(ctx: Any, call: PairCall, mask: Tensor | None, target: Tensor | None, p: Tensor, q: Tensor) -> Tensor:
@@ -110,9 +113,6 @@ def _gradients(
     in_p: Any, in_q: Any, values: Tensor, upstream: Tensor, p: Tensor, q: Tensor, target: Any, mask: Any, *call: Any
 ) -> None:
     """Writes the gradients of the same rows."""
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (upstream, p, q)):
-        msg = "A compiled divergence has no second derivative. Call it where torch.compile does not see it."
-        raise NotImplementedError(msg)
     if not values.sum().isfinite():
         repair(_call_of(*call), Inputs(p, q, target, Options(mask)), values.clone(), (in_p, in_q), upstream)
 

@@ -142,7 +142,6 @@ MUTANTS = {
     "pair: an impossible cell moves others": Mutant("zlpr_core/_regret.py", "still = pair.q_infinite, values > largest(values.dtype, xp=xp)", "still = (pair.q_infinite,)", PAIRED),
     "pair ops: no row is recomputed": Mutant(PAIR_OPS, "repair(_call_of(*call), Inputs(p, q, target, Options(mask)), values, (None, None), None)", "pass", FUSED),
     "pair ops: no gradient is recomputed": Mutant(PAIR_OPS, "repair(_call_of(*call), Inputs(p, q, target, Options(mask)), values.clone(), (in_p, in_q), upstream)", "pass", FUSED),
-    "pair ops: second order of a constant": Mutant(PAIR_OPS, "if torch.is_grad_enabled() and any(x", "if any(False and x", FUSED),
     "pair ops: mean forgotten": Mutant(PAIR_OPS, 'if call.reduction == "mean":', "if False:", FUSED),
     "pair ops: options of R-Drop": Mutant(DISPATCH, "(target is None or options.are_default)", "True", FUSED),
     "pair ops: sums lane by lane": Mutant(CPU_TERMS, "cells.sum(1, True, dtype=torch.float64).to(cells.dtype)", "cells.sum(1, True)", FUSED),

@@ -167,7 +167,7 @@ def test_only_rows_that_are_not_finite_are_computed_anew():
 @by_pair
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 def test_second_order_of_compiled_code_is_refused(pair, compiler):
-    """Where it is not right: plain code that no compiler has taken apart has it."""
+    """By PyTorch, which has none of a traced Function; what compiles to plain code has it."""
     p, q = leaves(P, Q)
     compiled = torch.compile(pair, fullgraph=True, backend=compiler)
 
@@ -178,7 +178,7 @@ def test_second_order_of_compiled_code_is_refused(pair, compiler):
     if compiler == "eager" and not IS_FUSED:
         torch.testing.assert_close(curvature(compiled), curvature(pair), rtol=1e-5, atol=1e-7)
         return
-    with pytest.raises(RuntimeError, match="has no second derivative" if compiler == "eager" else "double backward"):
+    with pytest.raises(RuntimeError, match="double backward|does not require grad"):
         curvature(compiled)
 
 
