@@ -39,7 +39,7 @@ def leaves(*logits):
 def value_and_gradients(function, *logits, upstream=None):
     inputs = leaves(*logits)
     value = function(*inputs)
-    upstream = torch.linspace(0.5, 2, value.numel()).view(value.shape).to(value)
+    upstream = torch.linspace(0.5, 2, value.numel()).view(value.shape).to(value) if upstream is None else upstream
     return value.detach(), *torch.autograd.grad(value, inputs, upstream)
 
 
@@ -77,6 +77,26 @@ def test_small_gaps_keep_their_digits_and_equal_logits_give_0(name):
         q = (P.double() + gap * Q.double()).float()
         true = PAIRS[name](P.double(), q.double(), reduction="none")
         torch.testing.assert_close(compiled(P, q).double(), true, rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("name", ["kl", "symmetric", "own"])
+def test_sums_of_many_classes_keep_their_digits(name):
+    """Equal terms, whose float32 sum lane by lane is off by 6e-6."""
+    p, q = torch.full((2, 100_000), 0.3), torch.full((2, 100_000), -0.4)
+    true = PAIRS[name](p.double(), q.double())
+    torch.testing.assert_close(torch.compile(PAIRS[name], fullgraph=True)(p, q).double(), true, rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("name", ["rdrop", "rdrop, soft"])
+def test_a_small_upstream_gradient_of_a_large_loss(name):
+    """Over the sum of the exponentials it would be subnormal."""
+    function, p, q = partial(PAIRS[name], reduction="none"), P.clone(), Q.clone()
+    p[:, :2] = q[:, :2] = torch.tensor([80.0, -80.0])
+    upstream = torch.full((ROWS,), 1e-6)
+    got = value_and_gradients(torch.compile(function, fullgraph=True, backend="aot_eager"), p, q, upstream=upstream)
+    true = value_and_gradients(function, p.double(), q.double(), upstream=upstream.double())
+    for one, wide in zip(got[1:], true[1:], strict=True):
+        torch.testing.assert_close(one.double(), wide, rtol=1e-5, atol=1e-13)
 
 
 @by_pair
