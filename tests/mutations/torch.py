@@ -43,7 +43,7 @@ MUTANTS = {
     "kernel under transforms": Mutant(DISPATCH, "if _torch_internals.is_transformed() or is_exporting():", "if is_exporting():", (*WAYS, "conformance/test_derivatives.py")),
     "kernel though the options have gradients": Mutant(DISPATCH, "return any(is_for_formula(x) for x in (target, *options))", "return is_for_formula(target)", ("conformance/test_derivatives.py", *WAYS)),
     "kernel though the targets have gradients": Mutant(DISPATCH, "return is_for_formula(target)\n", "return False\n", ("conformance/test_derivatives.py", *WAYS)),
-    "impl ignored": Mutant(DISPATCH, 'if impl != "plain" and type(input) in _PLAIN', "if type(input) in _PLAIN", WAYS),
+    "impl ignored": Mutant(DISPATCH, 'if impl != "plain" and type(input) in _PLAIN', "if type(input) in _PLAIN", KERNELS),
     "ops in exported programs": Mutant(DISPATCH, "if _torch_internals.is_transformed() or is_exporting():", "if _torch_internals.is_transformed():", WAYS),
     # --- autograd around the kernels
     "second order of a constant": Mutant(AUTOGRAD, "if torch.is_grad_enabled():", "if False:", ("conformance/test_derivatives.py",)),
