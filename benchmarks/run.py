@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse(argv)
     if arguments.table == "gpu" and arguments.framework == "tf":
         sys.exit("The table `gpu` is for torch and jax.")
+    if not arguments.plain_malloc:
+        keep_memory()
     peers = load(arguments.framework, arguments.table, arguments.threads)
     cases = {"peers": CPU, "family": FAMILY, "linear": LINEAR, "gpu": GPU}[arguments.table] + peers.EXTRA_CASES
     cases = QUICK if arguments.quick else cases
@@ -57,6 +59,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="and cores (default: 2)")
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="of each case, at least (default: 20)")
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="of each case, at least (default: 5)")
+    parser.add_argument(
+        "--plain-malloc", action="store_true", help="let glibc return what is freed, as it does by default"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="for the CSV files (default: benchmarks/results)")
     arguments = parser.parse_args(argv)
     if not arguments.quick:
@@ -69,7 +74,6 @@ def load(framework: str, table: str, threads: int) -> ModuleType:
     on_gpu = table == "gpu"
     if hasattr(os, "sched_setaffinity") and not on_gpu:  # on Linux
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    keep_memory()
     os.environ |= QUIET | {"KERAS_BACKEND": "tensorflow"}
     if not on_gpu:
         os.environ |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}

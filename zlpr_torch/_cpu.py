@@ -20,6 +20,7 @@ import zlpr_core
 from zlpr_core._losses import terms_gradients
 from zlpr_core._options import DEFAULT, Options
 
+from ._cpu_memory import kept_memory
 from ._cpu_terms import (
     FEW,
     WIDE,
@@ -198,7 +199,7 @@ class Sweep:
         self.count, self.classes = logits.shape
         self.step = max(1, min(CELLS // self.classes, self.count))
         self.exponentials = exponentials if self.step == self.count else None
-        self.buffers: dict[str, Tensor] = {}
+        self.memory = kept_memory("loss", (self.step, self.classes), self.dtype)
         self.gradient: Any = gradient
 
     def run(self) -> tuple[Tensor, Any]:
@@ -238,8 +239,9 @@ class Sweep:
 
     def block(self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, gradient: Any) -> Tensor:
         """``blocks`` of some rows. Writes their gradient."""
+        self.memory.of_rows(len(logits))
         in_place = gradient is not None and gradient.dtype == self.dtype
-        memory = gradient if in_place else self.buffer("negative", logits)
+        memory = gradient if in_place else self.memory["negative"]
         negative, positive, illegal = self.terms(logits, targets, options.where, memory)
         if not self.no_options:
             self.weigh(options, negative, positive)
@@ -261,12 +263,12 @@ class Sweep:
             logits = torch.where(where, logits, number_tensor(0.0, self.dtype), out=negative)
         if targets.is_floating_point():
             return self.soft_terms(logits, targets, where, negative)
-        positive = self.buffer("positive", logits).copy_(as_bytes(targets))
+        positive = self.memory["positive"].copy_(as_bytes(targets))
         if where is not None:
-            positive.mul_(self.buffer("where", where).copy_(as_bytes(where)))
+            positive.mul_(self.memory["where"].copy_(as_bytes(where)))
         illegal = None if targets.dtype == torch.bool else illegal_rows(positive, self.dtype)
         if self.careful:
-            share = self.buffer("targets", targets).copy_(positive)
+            share = self.memory["targets"].copy_(positive)
             return *careful_terms(logits, share, negative, positive), illegal
         if self.exponentials is not None:
             torch.lerp(self.exponentials, number_tensor(0.0, self.dtype), positive, out=negative)
@@ -280,8 +282,8 @@ class Sweep:
         targets = targets if where is None else torch.where(where, targets, 0.0)
         illegal = illegal_rows(targets, self.dtype)
         if targets.dtype != self.dtype or illegal is not None:
-            targets = self.buffer("targets", targets).copy_(targets).clamp_(0, 1)
-        positive = self.buffer("positive", targets)
+            targets = self.memory["targets"].copy_(targets).clamp_(0, 1)
+        positive = self.memory["positive"]
         if self.careful:
             return *careful_terms(logits, targets, negative, positive), illegal
         exponentials = torch.exp(logits, out=negative) if self.exponentials is None else self.exponentials
@@ -290,16 +292,10 @@ class Sweep:
     def weigh(self, options: Options, negative: Tensor, positive: Tensor) -> None:
         """Multiply the terms by what the options make of them."""
         if options.where is not None:
-            negative.mul_(self.buffer("where", negative).copy_(as_bytes(options.where)))
+            negative.mul_(self.memory["where"].copy_(as_bytes(options.where)))
         for half, factor in zip((negative, positive), _factors(options), strict=True):
             if isinstance(factor, Tensor) or factor != 1:
                 half.mul_(factor.to(self.dtype) if isinstance(factor, Tensor) else factor)
-
-    def buffer(self, use: str, like: Tensor) -> Tensor:
-        """Memory for the cells of a block, the same for every block."""
-        if use not in self.buffers:
-            self.buffers[use] = self.logits.new_empty((self.step, self.classes), dtype=self.dtype)
-        return self.buffers[use] if like.shape[0] == self.step else self.buffers[use][: like.shape[0]]
 
     def recompute(self, rows: Tensor, losses: Tensor) -> None:
         """Some rows with care, or by the core."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ._cpu import LIMIT, average, divisor, keeps_gradient, options_of, swept
-from ._cpu_pairs import BLOCKS, Block, Memory
+from ._cpu_memory import AnyMemory, NewMemory, kept_memory
+from ._cpu_pairs import BLOCKS, Block
 from ._cpu_terms import FEW, WIDE, in_graph, number_tensor
 from ._formula import Inputs, PairCall, pair_gradients, plain_pair
 from ._layout import layout_of, some_rows
@@ -62,7 +63,7 @@ def _sweep(call: PairCall, inputs: Inputs, upstream: Any, wanted: Wanted) -> tup
 class Rows:
     """The arithmetic of a block of rows. Dynamo traces it for ``_pair_ops``."""
 
-    def __init__(self, call: PairCall, inputs: Inputs, wanted: Wanted, memory: Memory) -> None:
+    def __init__(self, call: PairCall, inputs: Inputs, wanted: Wanted, memory: AnyMemory) -> None:
         self.call, self.wanted, self.memory = call, wanted, memory
         self.dtype = computing_dtype(inputs)
         self.factor = call.scale * call.share  # of a gradient in the scaled logits
@@ -129,17 +130,20 @@ class _Sweep(Rows):
         self.inputs, self.upstream = inputs, upstream
         self.count, classes = inputs.p.shape
         self.step = max(1, min(CELLS // classes, self.count))
-        is_one_block = self.step == self.count
-        memory = Memory() if is_one_block else Memory((self.step, classes), computing_dtype(inputs))
+        is_small = 0 < inputs.p.numel() <= FEW
+        shape, dtype = (self.step, classes), computing_dtype(inputs)
+        memory = NewMemory() if is_small else kept_memory("pair", shape, dtype)
         super().__init__(call, inputs, wanted if upstream is not None else (False, False), memory)
-        self.values, self.gradients = self.block(inputs, upstream, [None, None]) if is_one_block else self.blocks()
+        self.values, self.gradients = self.block(inputs, upstream, [None, None]) if is_small else self.blocks()
         if self.count and not self.values.sum().isfinite():
             repair(self.call, inputs, self.values, self.gradients, upstream)
 
     def blocks(self) -> tuple[Tensor, list[Any]]:
         """The values and the gradients, block after block."""
-        values = self.inputs.p.new_empty((self.count, 1), dtype=self.dtype)
         gradients = [x.new_empty(x.shape) if w else None for x, w in zip(self.inputs[:2], self.wanted, strict=True)]
+        if self.step == self.count:
+            return self.block(self.inputs, self.upstream, gradients)
+        values = self.inputs.p.new_empty((self.count, 1), dtype=self.dtype)
         for start in range(0, self.count, self.step):
             rows = slice(start, start + self.step)
             wholes = [some_rows(gradient, rows) for gradient in gradients]

@@ -7,14 +7,16 @@ take longer than arithmetic.
 
 from collections.abc import Callable
 from itertools import zip_longest
+from math import factorial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from zlpr_core._divergences import JEFFREYS, KL, REGRET, Divergence
-from zlpr_core._logistic import exp_minus_one, tanh_half
+from zlpr_core._logistic import tanh_half
 
+from ._cpu_memory import AnyMemory, NewMemory
 from ._cpu_terms import number_tensor, row_sums
 
 NEAR = 1.5
@@ -44,6 +46,12 @@ def _atanh(terms: int) -> tuple[list[float], list[float]]:
 ATANH = {torch.float32: _atanh(7), torch.float64: _atanh(13)}
 """For ``|t| < 0.47``."""
 
+COSH = {
+    dtype: [2 / factorial(power) for power in range(2, last, 2)]
+    for dtype, last in ((torch.float32, 12), (torch.float64, 20))
+}
+"""In d²: ``(e^(d/2) - e^(-d/2))² / d²``, for ``|d| < 1``."""
+
 FARTHEST = 64.0
 """Beyond it ``tanh(gap / 2)`` is 1."""
 
@@ -57,26 +65,6 @@ Computed = tuple[Tensor, Both, Both]
 """The values, the gradients, and where a loss of the logits needs them ``e^x`` and ``e^y``."""
 
 
-class Memory:
-    """Arrays of a block's size by name, the same for every block; None for each where one block is all there is."""
-
-    def __init__(self, shape: tuple[int, int] = (0, 0), dtype: torch.dtype | None = None) -> None:
-        self.shape, self.dtype, self.rows = shape, dtype, shape[0]
-        self.arrays: dict[str, Tensor] = {}
-
-    def of_rows(self, rows: int) -> "Memory":
-        """For a block of so many rows."""
-        self.rows = rows
-        return self
-
-    def __getitem__(self, name: str) -> Tensor | None:
-        if self.dtype is None:
-            return None
-        if name not in self.arrays:
-            self.arrays[name] = torch.empty(self.shape, dtype=self.dtype, device="cpu")
-        return self.arrays[name] if self.rows == self.shape[0] else self.arrays[name][: self.rows]
-
-
 class Block(NamedTuple):
     """Some rows of two logit vectors, scaled, and 0 where masked."""
 
@@ -84,7 +72,7 @@ class Block(NamedTuple):
     y: Tensor
     gap: Tensor  # x - y
     where: Tensor | None
-    memory: Memory
+    memory: AnyMemory
     with_exponentials: bool = False
 
 
@@ -105,8 +93,8 @@ def _jeffreys(block: Block, wanted: tuple[bool, bool]) -> Computed:
     apart = _apart(block, at)
     values = row_sums(torch.mul(apart, block.gap, out=memory["grown"]))
     exponentials = _exponentials(block, at) if block.with_exponentials else (None, None)
-    in_p = at.on_x.mul_(at.off_x).mul_(block.gap).add_(apart) if wanted[0] else None
-    in_q = at.on_y.mul_(at.off_y).mul_(block.gap).add_(apart).neg_() if wanted[1] else None
+    in_p = torch.addcmul(apart, at.on_x.mul_(at.off_x), block.gap, out=at.on_x) if wanted[0] else None
+    in_q = torch.addcmul(apart, at.on_y.mul_(at.off_y), block.gap, out=at.on_y).neg_() if wanted[1] else None
     return values, (in_p, in_q), exponentials
 
 
@@ -119,27 +107,27 @@ def _exponentials(block: Block, at: Sigmoids) -> Both:
 
 def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
     """With both logits mirrored where x > 0, so that ``σ(x)`` is at most a half: KL is the same, and cancels less."""
-    memory, one = block.memory, number_tensor(1.0, block.x.dtype)
+    memory = block.memory
     side = torch.neg(block.x, out=memory["side"]).ge_(0)
     side = torch.add(number_tensor(-1.0, side.dtype), side, alpha=2, out=side)  # -1 where mirrored
     x, y = torch.mul(block.x, side, out=memory["on_x"]), torch.mul(block.y, side, out=memory["on_y"])
     rise = torch.sub(y, x, out=memory["rise"])
     on_y, off_y = _sigmoids(y, y, memory["off_y"])
     on = x.sigmoid_()
-    off = torch.sub(one, on, out=memory["off_x"])
     is_near = torch.abs(rise, out=memory["is_near"]).lt_(NEAR)
     r, line = _exp_minus_line(rise, memory)
-    # σ(x) (e^rise - 1), by which 1 + e^y is larger than 1 + e^x
-    grown = _either(is_near, r.add_(line).mul_(on), on_y.sub_(on).div_(off_y), on_y)
+    grown = torch.add(r, line, out=memory["grown"]).mul_(on)  # σ(x) (e^rise - 1), by which 1 + e^y is above 1 + e^x
     near = line.mul_(on).addcmul_(*_line_minus_log(grown, memory), value=-1)
     # softplus(y) - softplus(x) - σ(x) (y - x), in which the difference of softplus is one logarithm
-    far = torch.log1p(grown, out=off_y).addcmul_(on, rise, value=-1)
+    apart = on_y.sub_(on)
+    far = torch.div(apart, off_y, out=memory["t"]).log1p_().addcmul_(on, rise, value=-1)
     values = row_sums(_either(is_near, near, far, far))
-    in_q = torch.mul(grown, off, out=memory["t"]).div_(grown.add_(one)).mul_(side) if wanted[1] else None
-    return values, (on.mul_(off).mul_(block.gap) if wanted[0] else None, in_q), (None, None)
+    in_q = _either(is_near, grown.mul_(off_y), apart, apart).mul_(side) if wanted[1] else None
+    in_p = torch.addcmul(on, on, on, value=-1, out=rise).mul_(block.gap) if wanted[0] else None
+    return values, (in_p, in_q), (None, None)
 
 
-def _exp_minus_line(rise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+def _exp_minus_line(rise: Tensor, memory: AnyMemory) -> tuple[Tensor, Tensor]:
     """``r`` and ``e^r - 1 - r`` for r = rise where it is near 0."""
     top, bottom = HALF[rise.dtype]
     r = torch.clamp(rise, -NEAR, NEAR, out=memory["t"])
@@ -149,7 +137,7 @@ def _exp_minus_line(rise: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
     return r, square.mul_(odd).div_(even.addcmul_(odd, r, value=-0.5)).mul_(0.5)
 
 
-def _line_minus_log(v: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+def _line_minus_log(v: Tensor, memory: AnyMemory) -> tuple[Tensor, Tensor]:
     """Two factors of ``v - log(1 + v)``: ``w = v / (2 + v)`` and what is left, by ``log(1 + v) = 2 atanh(w)``."""
     top, bottom = ATANH[v.dtype]
     w = torch.div(v, torch.add(v, 2, out=memory["t"]), out=memory["w"])
@@ -202,13 +190,6 @@ def _apart_in_a_graph(gap: Tensor, at: Sigmoids) -> Tensor:
     return torch.where(gap.abs() < 1, (more + less) * tanh_half(gap.clamp(-1, 1)), more - less)
 
 
-def _expm1(x: Tensor) -> Tensor:
-    """``e^x - 1``, over x if this is eager."""
-    if torch.compiler.is_compiling():
-        return torch.where(x.abs() < 1, exp_minus_one(x.clamp(-1, 1)), torch.exp(x) - 1)
-    return x.expm1_()
-
-
 def _regret(block: Block, wanted: tuple[bool, bool]) -> Computed:
     """With ``w = 1 / (2 cosh x)`` and everything centred at the mean gap under w and the 1 beside it."""
     far = FAR[block.x.dtype]
@@ -235,13 +216,16 @@ def _rows_beyond(far: float, *logits: Tensor) -> Tensor | None:
 
 
 class _Regret(NamedTuple):
-    """What the value and the gradients of a regret share."""
+    """What the value and the gradients of a regret share. Sums are columns."""
 
     on: Tensor  # σ(2x)
     off: Tensor  # σ(-2x)
     weight: Tensor  # w
-    ratio: Tensor  # e^gap
+    positive: Tensor  # w e^gap
+    negative: Tensor  # w e^-gap
     total: Tensor  # 1 + Σ w
+    positive_total: Tensor  # 1 + Σ w e^gap
+    negative_total: Tensor
 
 
 def _read_regret(block: Block) -> _Regret:
@@ -252,38 +236,47 @@ def _read_regret(block: Block) -> _Regret:
     on = torch.mul(exp_x, weight, out=memory["on"])
     if block.where is not None:
         weight.mul_(block.where)
-    ratio = torch.div(exp_x, torch.exp(block.y, out=memory["ratio"]), out=exp_x)
-    return _Regret(on, off, weight, ratio, row_sums(weight).add_(1))
+    ratio = torch.div(exp_x, torch.exp(block.y, out=memory["exp_y"]), out=exp_x)
+    positive = torch.mul(weight, ratio, out=memory["positive"])
+    negative = torch.div(weight, ratio, out=ratio)
+    totals = [row_sums(terms).add_(1) for terms in (weight, positive, negative)]
+    return _Regret(on, off, weight, positive, negative, *totals)
 
 
 def _centred(block: Block, read: _Regret) -> Tensor:
-    """``E[e^d] E[e^-d] - 1`` for ``d = gap - mean``, as ``zlpr_core._regret`` has it."""
-    memory, weight, total = block.memory, read.weight, read.total
-    mean = row_sums(torch.mul(weight, block.gap, out=memory["grown"])).div_(total)
+    """``E[e^d] E[e^-d] - 1`` for ``d = gap - mean``, as ``zlpr_core._regret`` has it: ``A + B C``.
+
+    ``B = E[e^d] - 1`` and ``C = E[e^-d] - 1`` are at least 0, because E[d] is, and their sum A is an expectation of
+    squares, in which nothing cancels. So B and C need not be more exact than 1 is.
+    """
+    memory, total = block.memory, read.total
+    mean = row_sums(torch.mul(read.weight, block.gap, out=memory["spare"])).div_(total)
+    up, down = torch.exp(mean), torch.exp(-mean)
     centred = torch.sub(block.gap, mean, out=memory["centred"])
-    is_small = torch.abs(centred, out=memory["is_small"]).lt_(1)
-    moved = torch.mul(read.ratio, torch.exp(-mean), out=memory["moved"])
-    grown = torch.sub(moved, 1, out=memory["grown"])
-    grown = _either(is_small, _expm1(centred.clamp_(-1, 1)), grown, grown)  # e^d - 1
-    shrunk = torch.div(grown, moved, out=moved)  # 1 - e^-d
-    up, down = _expm1(-mean), _expm1(mean.clone())  # the 1, moved
-    fall = row_sums(torch.mul(weight, shrunk, out=memory["centred"])).sub_(down)
-    both = row_sums(grown.mul_(weight)), row_sums(grown.mul_(shrunk))
-    return (both[1] - up * down) / total - ((both[0] + up) / total) * (fall / total)
+    far = torch.mul(read.positive, down, out=memory["far"]).addcmul_(read.negative, up).sub_(read.weight, alpha=2)
+    one = _squares(mean, up + down - 2, number_tensor(1.0, mean.dtype), NewMemory())
+    apart = row_sums(_squares(centred, far, read.weight, memory)).add_(one).div_(total)
+    high, low = read.positive_total * down / total - 1, read.negative_total * up / total - 1
+    return apart + torch.minimum(high.clamp_(0), apart) * torch.minimum(low.clamp_(0), apart)
+
+
+def _squares(d: Tensor, far: Tensor, weight: Tensor, memory: AnyMemory) -> Tensor:
+    """``w (e^(d/2) - e^(-d/2))²``, which is ``far`` where d is far from 0; over d."""
+    is_small = torch.abs(d, out=memory["is_small"]).lt_(1)
+    square = d.square_()
+    near = _polynomial(square, COSH[d.dtype], memory["spare"]).mul_(square).mul_(weight)
+    return _either(is_small, near, far, far)
 
 
 def _regret_gradients(block: Block, read: _Regret, wanted: tuple[bool, bool]) -> Both:
     """By the softmax weights P, N and W of the two halves and of the floor."""
-    memory, (on, off, weight, ratio, total) = block.memory, read
-    positive = torch.mul(weight, ratio, out=memory["grown"])
-    positive.div_(row_sums(positive).add_(1))
-    negative = torch.div(weight, ratio, out=ratio)
-    negative.div_(row_sums(negative).add_(1))
+    memory = block.memory
+    positive, negative = read.positive.div_(read.positive_total), read.negative.div_(read.negative_total)
     in_q = torch.sub(negative, positive, out=memory["centred"]) if wanted[1] else None
     if not wanted[0]:
         return None, in_q
-    floor = weight.div_(total)
-    in_p = positive.sub_(floor).mul_(off).sub_(negative.sub_(floor).mul_(on)).mul_(2)
+    floor = read.weight.div_(read.total)
+    in_p = positive.sub_(floor).mul_(read.off).sub_(negative.sub_(floor).mul_(read.on)).mul_(2)
     return in_p, in_q
 
 

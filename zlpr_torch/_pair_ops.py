@@ -13,7 +13,7 @@ from zlpr_core._divergences import JEFFREYS, KL, REGRET
 from zlpr_core._options import Options
 
 from ._cpu_divergences import Rows, Wanted, repair
-from ._cpu_pairs import Memory
+from ._cpu_memory import NewMemory
 from ._formula import Inputs, PairCall, number_of_examples
 from ._layout import Layout
 from ._reduction import labelled_examples, reduce
@@ -92,7 +92,7 @@ def _rows(call: PairCall, inputs: Inputs) -> tuple[Inputs, tuple[str, float, flo
 
 
 def _block(call: PairCall, rows: Inputs, each: Tensor | None, wanted: Wanted) -> tuple[Tensor, list[Any]]:
-    return Rows(call, rows, wanted, Memory()).block(rows, each, [None, None])
+    return Rows(call, rows, wanted, NewMemory()).block(rows, each, [None, None])
 
 
 def _call_of(divergence: str, scale: float, share: float) -> PairCall:

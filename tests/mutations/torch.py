@@ -5,7 +5,9 @@ from mutations import Mutant
 FIRST = tuple(f"conformance/test_{name}.py" for name in ("derivatives", "options", "edges"))
 TESTS = ("conformance", "frameworks/torch")
 AUTOGRAD, CPU, DISPATCH, FORMULA = (f"zlpr_torch/_{name}.py" for name in ("autograd", "cpu", "dispatch", "formula"))
-CPU_DIVERGENCES, CPU_PAIRS, CPU_TERMS = (f"zlpr_torch/_cpu_{name}.py" for name in ("divergences", "pairs", "terms"))
+CPU_DIVERGENCES, CPU_MEMORY, CPU_PAIRS, CPU_TERMS = (
+    f"zlpr_torch/_cpu_{name}.py" for name in ("divergences", "memory", "pairs", "terms")
+)
 LAYOUT, LOSSES, OPS, REDUCTION = (f"zlpr_torch/_{name}.py" for name in ("layout", "losses", "ops", "reduction"))
 FUNCTIONS, KERNELS, WAYS = (
     (f"frameworks/torch/test_{name}.py",) for name in ("torch", "torch_kernels", "torch_dispatch")
@@ -24,6 +26,7 @@ PLACED = ("integrations/torch/test_torch_dtensor.py",)
 SHARDEDLY = ("integrations/torch/test_torch_sharded.py",)
 PAIR_OPS, FUSED = "zlpr_torch/_pair_ops.py", ("frameworks/torch/test_torch_pair_ops.py",)
 PAIRED, BLOCKWISE = ("conformance/test_divergences.py",), ("frameworks/torch/test_torch_pairs.py",)
+KEPT = ("frameworks/torch/test_torch_memory.py",)
 
 MUTANTS = {
     # --- arguments on their way
@@ -84,8 +87,8 @@ MUTANTS = {
     "cpu: upstream gradient forgotten": Mutant(CPU, "return residuals.mul_(each) if overwrite else residuals * each", "return residuals", KERNELS),
     "cpu: half precision is multiplied": Mutant(CPU, "if residuals is not None and input.dtype in WIDE:", "if residuals is not None:", FUNCTIONS),
     "cpu: mean forgotten in the gradient": Mutant(CPU, 'if reduction != "mean":\n        return 1', "if True:\n        return 1", KERNELS),
-    "cpu: masked cells in the sums": Mutant(CPU, "negative.mul_(self.buffer(\"where\", negative).copy_(as_bytes(options.where)))", "pass", OPTIONS),
-    "cpu: masked targets": Mutant(CPU, "positive.mul_(self.buffer(\"where\", where).copy_(as_bytes(where)))", "pass", (*OPTIONS, *EDGES)),
+    "cpu: masked cells in the sums": Mutant(CPU, "negative.mul_(self.memory[\"where\"].copy_(as_bytes(options.where)))", "pass", OPTIONS),
+    "cpu: masked targets": Mutant(CPU, "positive.mul_(self.memory[\"where\"].copy_(as_bytes(where)))", "pass", (*OPTIONS, *EDGES)),
     "cpu: threshold the wrong way": Mutant(CPU, "return weight * exp(-threshold), weight * exp(threshold)", "return weight * exp(threshold), weight * exp(-threshold)", OPTIONS),
     "cpu: pos_weight forgotten": Mutant(CPU, "* (1.0 if pos_weight is None else pos_weight)", "", OPTIONS),
     "cpu: large factors": Mutant(CPU, "* farthest <= MOST_FACTOR", "* farthest >= 0", (*OPTIONS, *EDGES, *KERNELS)),
@@ -101,27 +104,31 @@ MUTANTS = {
     "cpu: losses cancel, at once": Mutant(CPU_TERMS, "    losses = torch.log1p(sums)\n    if illegal", "    losses = torch.log(1 + sums)\n    if illegal", VALUES),
     "cpu: only the first rows are recomputed": Mutant(CPU, "for start in range(0, len(redo), self.step):", "for start in range(0, min(len(redo), 1), self.step):", KERNELS),
     # --- the kernel of two logits: a block
-    "pair: agreement, sign": Mutant(CPU_PAIRS, ".add_(apart).neg_() if wanted[1]", ".add_(apart) if wanted[1]", PAIRED),
-    "pair: agreement, half of a slope": Mutant(CPU_PAIRS, ".mul_(block.gap).add_(apart) if wanted[0]", ".mul_(block.gap) if wanted[0]", PAIRED),
+    "pair: agreement, sign": Mutant(CPU_PAIRS, "out=at.on_y).neg_() if wanted[1]", "out=at.on_y) if wanted[1]", PAIRED),
+    "pair: agreement, half of a slope": Mutant(CPU_PAIRS, "torch.addcmul(apart, at.on_x.mul_(at.off_x)", "torch.addcmul(apart, at.on_x.mul_(0)", PAIRED),
     "pair: apart, tanh beyond 1": Mutant(CPU_PAIRS, "torch.clamp(block.gap, -FARTHEST, FARTHEST, out", "torch.clamp(block.gap, -1.0, 1.0, out", PAIRED),
-    "pair: KL, sign": Mutant(CPU_PAIRS, ".div_(grown.add_(one)).mul_(side) if wanted[1]", ".div_(grown.add_(one)) if wanted[1]", PAIRED),
+    "pair: KL, sign": Mutant(CPU_PAIRS, "apart, apart).mul_(side) if wanted[1]", "apart, apart) if wanted[1]", PAIRED),
     "pair: KL, all are near": Mutant(CPU_PAIRS, ".lt_(NEAR)", ".lt_(99.0)", PAIRED),
     "pair: KL, none is near": Mutant(CPU_PAIRS, ".lt_(NEAR)", ".lt_(0.0)", PAIRED),
     "pair: KL, fewer terms": Mutant(CPU_PAIRS, "torch.float32: _quotient([0.25] * 4)", "torch.float32: _quotient([0.25] * 2)", PAIRED),
     "pair: KL, fewer terms in float64": Mutant(CPU_PAIRS, "torch.float64: _quotient([0.25] * 7)", "torch.float64: _quotient([0.25] * 4)", PAIRED),
     "pair: KL, the side that cancels more": Mutant(CPU_PAIRS, "side = torch.neg(block.x, out=memory[\"side\"]).ge_(0)", "side = torch.neg(block.x, out=memory[\"side\"]).lt_(0)", PAIRED),
     "pair: KL, fewer terms of atanh": Mutant(CPU_PAIRS, "torch.float32: _atanh(7), torch.float64: _atanh(13)", "torch.float32: _atanh(4), torch.float64: _atanh(8)", PAIRED),
-    "pair: KL, the other σ": Mutant(CPU_PAIRS, "torch.log1p(grown, out=off_y).addcmul_(on, rise", "torch.log1p(grown, out=off_y).addcmul_(off, rise", PAIRED),
+    "pair: KL, the other σ": Mutant(CPU_PAIRS, ".log1p_().addcmul_(on, rise", ".log1p_().addcmul_(off_y, rise", PAIRED),
     "pair: R-Drop, exponentials of the scaled": Mutant(CPU_DIVERGENCES, "inputs.target is not None and scale == 1", "inputs.target is not None", (*PAIRED, *BLOCKWISE)),
     "pair: R-Drop, exponentials of the other": Mutant(CPU_PAIRS, "torch.div(at.on_y, at.off_y", "torch.div(at.on_x, at.off_y", (*PAIRED, *BLOCKWISE)),
-    "pair: regret without its centre": Mutant(CPU_PAIRS, ".div_(total)\n    centred", ".mul_(0)\n    centred", PAIRED),
+    "pair: regret without its centre": Mutant(CPU_PAIRS, ".div_(total)\n    up,", ".mul_(0)\n    up,", PAIRED),
     "pair: regret, e^d - 1 cancels": Mutant(CPU_PAIRS, ".lt_(1)", ".lt_(0)", PAIRED),
-    "pair: regret, the one forgotten": Mutant(CPU_PAIRS, "(both[1] - up * down)", "both[1]", PAIRED),
+    "pair: regret, the one forgotten": Mutant(CPU_PAIRS, ".add_(one).div_(total)", ".div_(total)", PAIRED),
+    "pair: regret, rounding errors in the product": Mutant(CPU_PAIRS, "torch.minimum(high.clamp_(0), apart) * torch.minimum(low.clamp_(0), apart)", "high * low", PAIRED),
+    "pair: regret, the product forgotten": Mutant(CPU_PAIRS, "apart + torch.minimum(high.clamp_(0), apart) * torch.minimum(low.clamp_(0), apart)", "apart", PAIRED),
+    "pair: regret, squares far from 0": Mutant(CPU_PAIRS, ".sub_(read.weight, alpha=2)", ".sub_(read.weight)", PAIRED),
+    "pair: regret, fewer terms": Mutant(CPU_PAIRS, "((torch.float32, 12), (torch.float64, 20))", "((torch.float32, 8), (torch.float64, 14))", PAIRED),
     "pair: regret, rows far out": Mutant(CPU_PAIRS, "values.masked_fill_(too_far, torch.nan)", "pass", (*PAIRED, *BLOCKWISE)),
     "pair: regret, all rows are near": Mutant(CPU_PAIRS, "if all(-far <= end <= far for end in ends):", "if True:", (*PAIRED, *BLOCKWISE)),
     "pair: regret, masked cells": Mutant(CPU_PAIRS, "weight.mul_(block.where)", "pass", (*PAIRED, *BLOCKWISE)),
-    "pair: regret, floor forgotten": Mutant(CPU_PAIRS, "floor = weight.div_(total)", "floor = weight.mul_(0)", PAIRED),
-    "pair: regret, on and off": Mutant(CPU_PAIRS, ".mul_(off).sub_(negative.sub_(floor).mul_(on))", ".mul_(on).sub_(negative.sub_(floor).mul_(off))", PAIRED),
+    "pair: regret, floor forgotten": Mutant(CPU_PAIRS, "floor = read.weight.div_(read.total)", "floor = read.weight.mul_(0)", PAIRED),
+    "pair: regret, on and off": Mutant(CPU_PAIRS, ".mul_(read.off).sub_(negative.sub_(floor).mul_(read.on))", ".mul_(read.on).sub_(negative.sub_(floor).mul_(read.off))", PAIRED),
     # --- the kernel of two logits: all blocks
     "pair: upstream gradient forgotten": Mutant(CPU_DIVERGENCES, "else gradient.mul_(each) for", "else gradient for", BLOCKWISE),
     "pair: mean forgotten where recomputed": Mutant(CPU_DIVERGENCES, "each = upstream.reshape(-1, 1) / (divisor(call.reduction, options.where, layout, p.shape) or 1)", "each = upstream.reshape(-1, 1)", BLOCKWISE),
@@ -138,6 +145,12 @@ MUTANTS = {
     "pair: a NaN stays in its slope": Mutant("zlpr_core/_pairs.py", "xp.where(values == values, pair.scale * gradient, nan)", "pair.scale * gradient", BLOCKWISE),
     "pair: share forgotten by the formula": Mutant(FORMULA, "gradient = call.share * apart", "gradient = apart", (*PAIRED, *BLOCKWISE)),
     "pair: mean forgotten by the formula": Mutant(FORMULA, "number_of_examples(layout, inputs.p.shape, inputs.options.where)", "1", (*PAIRED, *BLOCKWISE)),
+    # --- memory that is kept between calls
+    "kept: made while no gradients are": Mutant(CPU_MEMORY, "with torch.inference_mode(mode=False):", "if True:", KEPT),
+    "kept: another dtype": Mutant(CPU_MEMORY, "(kept.shape, kept.dtype) != (shape, dtype)", "kept.shape != shape", KEPT),
+    "kept: threads": Mutant(CPU_MEMORY, "class _Kept(threading.local):", "class _Kept:", KEPT),
+    "kept: one row": Mutant(CPU_MEMORY, "if shape[0] > 1:", "if True:", KEPT),
+    "kept: a gradient in it": Mutant(CPU_DIVERGENCES, "[x.new_empty(x.shape) if w else None for", "[self.memory[str(w)] if w else None for", KEPT),
     # --- two logits in compiled code
     "pair: an impossible cell moves others": Mutant("zlpr_core/_regret.py", "still = pair.q_infinite, values > largest(values.dtype, xp=xp)", "still = (pair.q_infinite,)", PAIRED),
     "pair ops: no row is recomputed": Mutant(PAIR_OPS, "repair(_call_of(*call), Inputs(p, q, target, Options(mask)), values, (None, None), None)", "pass", FUSED),
@@ -146,7 +159,6 @@ MUTANTS = {
     "pair ops: options of R-Drop": Mutant(DISPATCH, "(target is None or options.are_default)", "True", FUSED),
     "pair ops: sums lane by lane": Mutant(CPU_TERMS, "cells.sum(1, True, dtype=torch.float64).to(cells.dtype)", "cells.sum(1, True)", FUSED),
     "pair ops: losses beyond the range": Mutant(CPU_DIVERGENCES, "torch.where(losses < LIMIT[self.dtype], losses, torch.nan)", "losses", FUSED),
-    "pair ops: Inductor's expm1": Mutant(CPU_PAIRS, "torch.where(x.abs() < 1, exp_minus_one(x.clamp(-1, 1)), torch.exp(x) - 1)", "torch.exp(x) - 1", FUSED),
     # --- a linear layer and its loss
     "linear: a chunk's own sums": Mutant(CHUNKS, "gradient = gradient_of(chunk, sums, each)", "gradient = gradient_of(chunk, sums_of_chunk(chunk), each)", LINEARLY),
     "linear: rows far out by the kernel": Mutant(CHUNKS, "(~(finite & are_near(chunk, sums)))", "(~finite)", LINEARLY),

@@ -1,0 +1,63 @@
+"""Memory of the CPU kernels for what is between logits and gradient: arrays as large as a block of rows."""
+
+import threading
+
+import torch
+from torch import Tensor
+
+
+class NewMemory:
+    """None for each array: every operation makes its result. Where arrays are small, and in traced code."""
+
+    def of_rows(self, rows: int) -> "NewMemory":
+        """The same, whatever the number."""
+        del rows
+        return self
+
+    def __getitem__(self, name: str) -> None:
+        return None
+
+
+class Memory:
+    """Arrays of a block's size by name, the same for every block."""
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype) -> None:
+        self.shape, self.dtype, self.rows = shape, dtype, shape[0]
+        self.arrays: dict[str, Tensor] = {}
+
+    def of_rows(self, rows: int) -> "Memory":
+        """For a block of so many rows."""
+        self.rows = rows
+        return self
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.arrays:
+            with torch.inference_mode(mode=False):  # the next call may be a training step
+                self.arrays[name] = torch.empty(self.shape, dtype=self.dtype, device="cpu")
+        return self.arrays[name] if self.rows == self.shape[0] else self.arrays[name][: self.rows]
+
+
+AnyMemory = Memory | NewMemory
+
+
+class _Kept(threading.local):
+    def __init__(self) -> None:
+        self.memories: dict[str, Memory] = {}
+
+
+_KEPT = _Kept()
+
+
+def kept_memory(kernel: str, shape: tuple[int, int], dtype: torch.dtype) -> Memory:
+    """That of the last call of this kernel in this thread, if it fits.
+
+    Of new memory the first touch of each page takes the system longer than the arithmetic: without this a divergence of
+    256x1000 takes half as long again (glibc returns what is freed at the end of its heap). What is kept is a block of
+    several rows, as the kernels cut them; one row may be as large as it likes, and is not kept.
+    """
+    kept = _KEPT.memories.get(kernel)
+    if kept is None or (kept.shape, kept.dtype) != (shape, dtype):
+        kept = Memory(shape, dtype)
+        if shape[0] > 1:
+            _KEPT.memories[kernel] = kept
+    return kept
