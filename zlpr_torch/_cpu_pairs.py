@@ -244,7 +244,7 @@ def _read_regret(block: Block) -> _Regret:
 
 
 def _centred(block: Block, read: _Regret) -> Tensor:
-    """``E[e^d] E[e^-d] - 1`` for ``d = gap - mean``, as ``zlpr_core._regret`` has it: ``A + B C``.
+    """``E[e^d] E[e^-d] - 1`` for ``d = gap - mean``: ``A + B C``.
 
     ``B = E[e^d] - 1`` and ``C = E[e^-d] - 1`` are at least 0, because E[d] is, and their sum A is an expectation of
     squares, in which nothing cancels. So B and C need not be more exact than 1 is.
