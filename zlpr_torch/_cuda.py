@@ -103,7 +103,10 @@ def _number(layout: Layout, input: Tensor, options: Options, reduction: Reductio
 
 
 Kind: TypeAlias = tuple[torch.dtype, torch.dtype, int]
-"""Dtypes of logits and targets, and which options there are: what the kernels are compiled for."""
+"""Dtypes of logits and targets, and which options there are: what the kernels are compiled for.
+
+Class ids that are marked have bool for their logits, and for targets their own dtype.
+"""
 
 
 class Cells(NamedTuple):
@@ -179,14 +182,24 @@ def _elsewhere(tensor: Tensor, input: Tensor, name: str) -> ValueError:
 
 
 def losses_of_rows(
-    cells: Cells, number: Tensor | int | None, *, with_gradient: bool
+    cells: Cells,
+    number: Tensor | int | None,
+    *,
+    with_gradient: bool,
+    sums: Tensor | None = None,
+    gradient: Tensor | None = None,
 ) -> tuple[Tensor | None, Residuals]:
-    """The loss of each row, None if this Triton cannot compile it, and the residuals for ``gradient_of_rows``."""
+    """The loss of each row, None if this Triton cannot compile it, and the residuals for ``gradient_of_rows``.
+
+    ``sums`` and ``gradient`` are memory for them; ``gradient`` may be that of the logits, as in ``gradient_of_rows``.
+    """
     logits, (rows, classes) = cells.logits, cells.logits.shape
     launch = _launch_of(rows, classes, cells.kind, logits.get_device())
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    losses, sums = logits.new_empty(rows, dtype=wide), logits.new_empty((rows, 4), dtype=wide)
-    gradient = logits.new_empty((rows, classes)) if with_gradient else None
+    losses = logits.new_empty(rows, dtype=wide)
+    sums = logits.new_empty((rows, 4), dtype=wide) if sums is None else sums
+    if with_gradient and gradient is None:
+        gradient = logits.new_empty((rows, classes))
     partial = counters = None
     if launch.parts > 1:
         partial = logits.new_empty((rows, launch.parts, 4), dtype=wide)
@@ -206,12 +219,20 @@ def losses_of_rows(
     return losses if done else None, Residuals(sums, number, gradient)
 
 
-def gradient_of_rows(cells: Cells, residuals: Residuals, upstream: Tensor) -> Tensor | None:
-    """Contiguous, for an upstream gradient of one number or of one a row. None if this Triton cannot compile it."""
+def gradient_of_rows(
+    cells: Cells, residuals: Residuals, upstream: Tensor, memory: Tensor | None = None
+) -> Tensor | None:
+    """Contiguous, for an upstream gradient of one number or of one a row. None if this Triton cannot compile it.
+
+    ``memory`` for it may be that of contiguous logits: a cell is read once, by the program that writes it, and what is
+    written depends on what was read.
+    """
     logits, (rows, classes) = cells.logits, cells.logits.shape
     launch = _launch_of(rows, classes, cells.kind, logits.get_device())
     upstream = upstream.reshape(-1) if upstream.dim() > 1 else upstream
-    gradient = logits.new_empty((rows, classes)) if residuals.gradient is None else residuals.gradient
+    gradient = memory if residuals.gradient is None else residuals.gradient
+    if gradient is None:
+        gradient = logits.new_empty((rows, classes))
     done = _launch(
         kernels.gradient_kernel,
         launch.programs,
@@ -222,6 +243,16 @@ def gradient_of_rows(cells: Cells, residuals: Residuals, upstream: Tensor) -> Te
         **launch.constants,
     )
     return gradient if done else None
+
+
+def marked(targets: Tensor, ids: Tensor, first: int) -> bool:
+    """Whether bool ``targets`` have now the ids of the classes from ``first`` on: not if Triton cannot compile it.
+
+    They had none before, or those of the classes that come just before. An id that is no class is below 0.
+    """
+    rows, slots = ids.shape
+    cells = Cells(targets, (targets, targets.shape[1]), (torch.bool, ids.dtype, 0))
+    return _launch(kernels.mark_kernel, rows, cells, (ids, slots, first), block=128, num_warps=1)
 
 
 class Launch(NamedTuple):
@@ -279,6 +310,8 @@ def _refuse(kind: Kind, error: Exception) -> None:
     _refused.add(kind)
     options = [name for name, bits in _FLAGS.items() if kind[2] & sum(bits)]
     what = f"{kind[0]} logits, {kind[1]} targets and {', '.join(options) or 'no option'}"
+    if kind[0] == torch.bool:
+        what = f"{kind[1]} class ids"
     lines = str(error).strip().splitlines() or [""]
     msg = (
         f"Triton {triton.__version__} cannot run the kernel for {what}, so the plain formula takes its place. "

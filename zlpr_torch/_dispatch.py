@@ -33,7 +33,7 @@ def loss(
     """Reduced ZLPR of checked arguments, by the fastest way that is right here."""
     if impl != "plain" and type(input) in _PLAIN and _torch_internals.is_eager():
         return _eager_loss(input, target, options, axes, reduction, impl)
-    if impl != "plain" and not _needs_formula(input, target, options) and _has_ops(input.device):
+    if impl != "plain" and not _needs_formula(input, target, options) and has_kernel(input.device):
         with_gradient = torch.is_grad_enabled() and input.requires_grad
         return _ops.loss(input, target, options, axes, reduction, with_gradient)
     return plain_loss(input, _saveable(target), _saveable_options(options), axes, reduction)
@@ -157,8 +157,8 @@ def is_exporting() -> bool:
 _says_exporting = getattr(torch.compiler, "is_exporting", None)
 
 
-def _has_ops(device: torch.device) -> bool:
-    """True if the kernels can run on such a device."""
+def has_kernel(device: torch.device) -> bool:
+    """True if there is a kernel for such a device."""
     return device.type == "cpu" or (device.type == "cuda" and _has_triton())
 
 
@@ -187,7 +187,7 @@ def _kernel_for(input: Tensor, impl: Implementation) -> ModuleType | None:
     if impl == "blocked":
         msg = f'impl="blocked" is for a CPU. Received an `input` on: {input.device}. Leave `impl` at "auto".'
         raise ValueError(msg)
-    return _triton() if impl == "triton" or _has_ops(input.device) else None
+    return _triton() if impl == "triton" or has_kernel(input.device) else None
 
 
 @lru_cache(maxsize=1)

@@ -12,8 +12,9 @@ from zlpr_core._options import Logits, Options
 
 from . import _dispatch, _linear_ops, _sharded, _torch_internals
 from ._arguments import check_tensors, has_dtensor, readable_option
-from ._chunks import Hook, Targets
+from ._chunks import Hook
 from ._ids import ids_of_part
+from ._layer import Targets
 from ._linear_autograd import Call, LinearLoss, as_rows, dense_loss
 from ._namespace import Option, xp
 from ._reduction import Reduction, read_reduction

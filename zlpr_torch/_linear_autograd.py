@@ -9,13 +9,12 @@ from torch import Tensor, distributed
 
 from zlpr_core._indices import Ids
 from zlpr_core._options import Options
-from zlpr_core._reduce import ShiftedSum
-from zlpr_core._terms import Halves
 
 from . import _dispatch, _sharded, _torch_internals
 from ._autograd import is_seen_through
-from ._chunks import Hook, Layer, Sums, Targets, Wanted, gradients, memory_of, one_sweep, sums_of
+from ._chunks import Hook, Sums, Wanted, gradients, memory_of, one_sweep, sums_of
 from ._formula import linear_gradient
+from ._layer import Layer, Targets
 from ._plan import LinearPlan
 from ._reduction import Reduction, number_of, reduce
 
@@ -24,7 +23,8 @@ class Call(NamedTuple):
     """What autograd does not look into."""
 
     shape: tuple[int, ...]  # of the logits
-    dtype: torch.dtype  # that computes
+    dtype: torch.dtype  # that computes the loss
+    product_dtype: torch.dtype  # of the logits of a chunk
     reduction: Reduction
     plan: LinearPlan
     budget: int | None  # of which the plan is made
@@ -47,15 +47,30 @@ class Call(NamedTuple):
     ) -> "Call":
         """Of checked arguments, with a plan for their sizes."""
         wide, shape = computing_dtype(input, weight), (*input.shape[:-1], weight.shape[0])
+        product = product_dtype(input.device.type, input.dtype, weight.dtype, rounded)
         sizes: Any = {"rows": prod(shape[:-1]), "classes": shape[-1], "device": input.device.type}
         one_sweep = hook is None and group is None and reduction != "none"
-        plan = LinearPlan.of(**sizes, memory_budget=budget, bytes_a_logit=wide.itemsize, one_sweep=one_sweep)
-        return cls(shape, wide, reduction, plan, budget, hook, rounded, group)
+        plan = LinearPlan.of(**sizes, memory_budget=budget, bytes_a_logit=product.itemsize, one_sweep=one_sweep)
+        return cls(shape, wide, product, reduction, plan, budget, hook, rounded, group)
 
 
 def computing_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
-    """That of the logits and of the loss."""
+    """That of the loss."""
     return torch.float64 if torch.float64 in (input.dtype, weight.dtype) else torch.float32
+
+
+def product_dtype(
+    device: str, input: torch.dtype, weight: torch.dtype, rounded: torch.dtype | None = None
+) -> torch.dtype:
+    """That in which a chunk is multiplied: bfloat16 as it is, as ``nn.Linear`` does, but on a CPU in float32.
+
+    float16 in float32 too, because the gradient of one negative among a million would be 0 in float16.
+    """
+    widest = torch.promote_types(input, weight)
+    narrow = widest if rounded is None or widest == torch.float64 else rounded
+    if narrow == torch.float64 or (narrow == torch.bfloat16 and device != "cpu"):
+        return narrow
+    return torch.float32
 
 
 def as_rows(cells: Tensor) -> Tensor:
@@ -78,7 +93,8 @@ def _all_logits(call: Call, layer: tuple[Tensor, Tensor, Tensor | None]) -> Tens
     """On a CPU as the chunks have them: half precision is not rounded again. Elsewhere as ``nn.Linear`` has them."""
     input, weight, bias = layer
     if not input.is_cpu:
-        return torch.nn.functional.linear(input, weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
+        dtype = torch.promote_types(input.dtype, weight.dtype)
+        return torch.nn.functional.linear(input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
     if call.rounded is not None:
         input, weight = input.to(call.rounded), weight.to(call.rounded)
     with torch.autocast("cpu", enabled=False):
@@ -96,13 +112,13 @@ class LinearLoss(torch.autograd.Function):
         layer = read_layer(call, fixed, input, weight, bias, tensors)
         ctx.call, ctx.fixed, ctx.gradients, ctx.logits = call, fixed, None, None
         if call.plan.way == "rows":
-            each = 1 / max(len(layer.input), 1) if call.reduction == "mean" else 1.0
-            losses, ctx.gradients = one_sweep(layer, call.plan.size, each, Wanted(*ctx.needs_input_grad[2:5]))
+            number = max(len(layer.input), 1) if call.reduction == "mean" else 1
+            losses, ctx.gradients = one_sweep(layer, call.plan.size, number, Wanted(*ctx.needs_input_grad[2:5]))
             ctx.save_for_backward(input, weight, bias, *tensors)
             return reduce(losses, call.reduction)
         ctx.logits = memory_of(layer, Wanted(*ctx.needs_input_grad[2:5])._replace(hook=call.hook))
         sums = sums_of_rows(call, layer, ctx.logits)
-        ctx.save_for_backward(input, weight, bias, *tensors, *[p for half in sums.halves for p in half], sums.labelled)
+        ctx.save_for_backward(input, weight, bias, *tensors, *sums)
         losses = sums.losses.to(call.dtype)
         return reduce(losses.reshape(call.shape[:-1]), call.reduction, sums.labelled)
 
@@ -126,7 +142,7 @@ class LinearLoss(torch.autograd.Function):
             layer = read_layer(ctx.call, ctx.fixed, input, weight, bias, tensors)
             # A second backward finds none and computes them anew: the gradient of the weight is in their place.
             logits, ctx.logits = ctx.logits, None
-            found = second_sweep(upstream, ctx.call, layer, kept, wanted, logits)
+            found = second_sweep(upstream, ctx.call, layer, Sums(*kept) if kept else None, wanted, logits)
         pairs = zip(found, own, strict=True)
         return None, None, *[g if g is None else g.to(x.dtype).reshape(x.shape) for g, x in pairs], *[None] * 8
 
@@ -141,16 +157,16 @@ def second_sweep(
     upstream: Tensor,
     call: Call,
     layer: Layer,
-    kept: Sequence[Tensor],
+    sums: Sums | None,
     wanted: Wanted,
     logits: Tensor | None = None,
 ) -> list[Tensor | None]:
     """The gradients by the sums of forward; without any, from the first sweep on. ``logits`` are overwritten."""
-    halves, labelled = sums_of_rows(call, layer) if not kept else Sums(_halves(kept), kept[4])
+    parts, labelled = sums_of_rows(call, layer) if sums is None else sums
     each = upstream.reshape(-1, 1).to(call.dtype)
     if call.reduction == "mean":
         each = each / (len(layer.input) if labelled is None else number_of(labelled))
-    found = gradients(layer, call.plan.by_classes().size, halves, each.expand(len(layer.input), 1), wanted, logits)
+    found = gradients(layer, call.plan.by_classes().size, parts, each.expand(len(layer.input), 1), wanted, logits)
     if call.group is not None and found[0] is not None:
         distributed.all_reduce(found[0], group=call.group)
     return found
@@ -164,7 +180,7 @@ def _is_mapped(upstream: Tensor) -> bool:
 def _linear_in_upstream(upstream: Tensor, call: Call, layer: Layer) -> list[Tensor | None]:
     """The gradients by operations on ``upstream``, for a transform of it, and by all logits at once."""
     _refuse_shards(call)
-    weights, bias = layer.weights(0, layer.classes), None if layer.bias is None else layer.bias.to(call.dtype)
+    weights, bias = layer.weights(0, layer.classes), None if layer.bias is None else layer.bias.to(call.product_dtype)
     logits = torch.nn.functional.linear(layer.input, weights, bias)
     target, where = layer.targets.prepared(layer.targets.of(0, layer.classes), layer.options.where, logits)
     options = layer.options._replace(where=where)
@@ -177,10 +193,6 @@ def _refuse_shards(call: Call) -> None:
     if call.group is not None or call.hook is not None:
         msg = "With `group` or `weight_grad_hook` there is no second derivative, and no vmap of the backward pass."
         raise NotImplementedError(msg)
-
-
-def _halves(kept: Sequence[Tensor]) -> Halves:
-    return Halves(ShiftedSum(kept[0], kept[1]), ShiftedSum(kept[2], kept[3]))
 
 
 def _scaled(gradients: list[Tensor | None], upstream: Tensor) -> list[Tensor | None]:
@@ -198,7 +210,7 @@ def read_layer(
     targets = Targets(dense, None if dense is not None else Ids(*ids), *prepared)
     options = Options(*[n if x is None else x for x, n in zip(tensors[4:8], numbers, strict=True)])
     rows = as_rows(input)
-    rounded = (rows if call.rounded is None else rows.to(call.rounded)).to(call.dtype)
+    rounded = (rows if call.rounded is None else rows.to(call.rounded)).to(call.product_dtype)
     return Layer(rounded, weight, bias, targets, options, call.rounded)
 
 

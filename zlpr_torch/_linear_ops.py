@@ -14,7 +14,8 @@ from torch import Tensor
 
 from zlpr_core._options import Options
 
-from ._chunks import Layer, Targets, Wanted
+from ._chunks import Sums, Wanted
+from ._layer import Layer, Targets
 from ._linear_autograd import Call, computing_dtype, differentiable, read_layer, second_sweep, sums_of_rows
 from ._ops import as_options, tensors_of
 from ._reduction import Reduction, reduce
@@ -100,9 +101,8 @@ def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     call = _call_of(given)
     sums = sums_of_rows(call, _layer_of(given, call))
     losses = sums.losses.to(call.dtype).reshape(call.shape[:-1])
-    kept = torch.cat([part for half in sums.halves for part in half], 1).t().contiguous()
-    labelled = kept.new_empty(0, dtype=torch.bool) if sums.labelled is None else sums.labelled
-    return reduce(losses, call.reduction, sums.labelled), kept, labelled
+    labelled = sums.parts.new_empty(0, dtype=torch.bool) if sums.labelled is None else sums.labelled
+    return reduce(losses, call.reduction, sums.labelled), sums.parts, labelled
 
 
 def _backward(
@@ -111,7 +111,7 @@ def _backward(
     """The gradients of input, weight and bias; nothing for one that is not wanted."""
     given = _Given(*arguments)
     call = _call_of(given)
-    kept: list[Any] = [*sums.unsqueeze(-1).unbind(), labelled if given.says_which_rows_count else None]
+    kept = Sums(sums, labelled if given.says_which_rows_count else None)
     found = second_sweep(upstream, call, _layer_of(given, call), kept, Wanted(wanted[0], wanted[1], wanted[2]))
     own = zip(found, given[:3], strict=True)
     return tuple(sums.new_empty(0) if g is None or x is None else g.to(x.dtype).reshape(x.shape) for g, x in own)
@@ -129,7 +129,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     input, wide = given.input, computing_dtype(given.input, given.linear_weight)
     rows = prod(input.shape[:-1])
     loss = input.new_empty(input.shape[:-1] if given.reduction == "none" else (), dtype=wide)
-    sums = input.new_empty((4, rows), dtype=torch.float64 if input.device.type == "cpu" else wide)
+    sums = input.new_empty((rows, 4), dtype=torch.float64 if input.device.type == "cpu" else wide)
     return loss, sums, input.new_empty(rows if given.says_which_rows_count else 0, dtype=torch.bool)
 
 

@@ -9,13 +9,16 @@ CELLS = 2**20
 """Logits of a chunk on a CPU: of more the passes leave the cache, and of fewer the products are slow."""
 
 COPIES = 4
-"""Arrays of the size of a chunk's logits that are there at once."""
+"""Arrays of the logits' size that are there at once."""
+
+COPIES_ON_GPU = 2
+"""The same of a chunk on a GPU: its gradient is written over its logits, beside a byte a logit for class ids."""
 
 FEWEST_ROWS = 64
 """In a chunk of rows: with fewer, adding to the gradient of the whole weight takes longer than a second product."""
 
 FEWEST_CLASSES = 128
-"""In a chunk of classes, whatever the budget."""
+"""In a chunk of classes, whatever the budget. More are a multiple of it: then rows of logits are aligned in memory."""
 
 
 class LinearPlan(NamedTuple):
@@ -36,6 +39,8 @@ class LinearPlan(NamedTuple):
     size: int
     """Rows or classes of a chunk."""
     bytes_a_logit: int
+    copies: int = COPIES
+    """Arrays of the size of a chunk's logits."""
 
     @classmethod
     def of(
@@ -48,23 +53,29 @@ class LinearPlan(NamedTuple):
         bytes_a_logit: int = 4,
         one_sweep: bool = True,
     ) -> "LinearPlan":
-        """By the sizes. ``one_sweep`` is False where the gradient cannot be made while the loss is."""
+        """By the sizes. ``one_sweep`` is False where the gradient cannot be made while the loss is.
+
+        Chunks of rows add up the gradient of the weight, for which half precision has too few digits.
+        """
         budget = BUDGETS.get(device, BUDGETS["cuda"]) if memory_budget is None else memory_budget
-        cells = max(budget // (COPIES * bytes_a_logit), 1)
-        if rows * classes <= cells:
+        if COPIES * bytes_a_logit * rows * classes <= budget:
             return cls("dense", rows, classes, max(classes, 1), bytes_a_logit)
+        copies = COPIES_ON_GPU if device == "cuda" else COPIES
+        cells = max(budget // (copies * bytes_a_logit), 1)
         cells = min(cells, CELLS) if device == "cpu" else cells
-        plan = cls("rows", rows, classes, cells // classes, bytes_a_logit)
-        return plan if one_sweep and plan.size >= FEWEST_ROWS else plan.by_classes(cells)
+        plan = cls("rows", rows, classes, min(cells // classes, rows), bytes_a_logit, copies)
+        fewest = rows if bytes_a_logit < 4 else min(FEWEST_ROWS, rows)
+        return plan if one_sweep and plan.size >= fewest else plan.by_classes(cells)
 
     def by_classes(self, cells: int | None = None) -> "LinearPlan":
         """The same by chunks of the classes; itself unless it is by rows."""
         if cells is None and self.way != "rows":
             return self
         cells = self.size * self.classes if cells is None else cells
-        size = min(max(cells // max(self.rows, 1), FEWEST_CLASSES), max(self.classes, 1))
+        aligned = cells // max(self.rows, 1) // FEWEST_CLASSES * FEWEST_CLASSES
+        size = min(max(aligned, FEWEST_CLASSES), max(self.classes, 1))
         # not by `_replace`, which PyTorch 2.6 does not compile
-        return LinearPlan("classes", self.rows, self.classes, size, self.bytes_a_logit)
+        return LinearPlan("classes", self.rows, self.classes, size, self.bytes_a_logit, self.copies)
 
     @property
     def chunks(self) -> int:
@@ -75,7 +86,7 @@ class LinearPlan(NamedTuple):
     def peak(self) -> int:
         """Bytes beyond inputs and gradients."""
         other = self.classes if self.way == "rows" else self.rows
-        return COPIES * self.bytes_a_logit * self.size * other
+        return self.copies * self.bytes_a_logit * self.size * other
 
     def __str__(self) -> str:
         sweeps = {"dense": "", "rows": ", one sweep", "classes": ", two sweeps"}[self.way]

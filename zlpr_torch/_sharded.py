@@ -13,14 +13,11 @@ import torch
 from torch import Tensor, distributed
 
 from zlpr_core._options import Options
-from zlpr_core._parts import merge
-from zlpr_core._reduce import ShiftedSum
-from zlpr_core._terms import Halves
 
 from . import _torch_internals
-from ._chunks import Chunk, Sums, gradient_of, sums_of_chunk
+from ._chunks import Sums, gradient_of, kernel_of, merged, write_sums
+from ._layer import Chunk
 from ._layout import Shape, layout_of
-from ._namespace import xp
 from ._reduction import Reduction, number_of, reduce
 
 
@@ -35,10 +32,9 @@ class Part(NamedTuple):
 
 def whole_rows(own: Sums, dtype: torch.dtype, group: Any, part: Part | None = None) -> Sums:
     """The sums of whole rows from those of each process, by one exchange; with a mask it carries one number more."""
-    packed = [half_part[:, 0].to(dtype) for half in own.halves for half_part in half]
+    mine = own.parts.to(dtype).t().contiguous()
     if own.labelled is not None:
-        packed.append(own.labelled.to(dtype))
-    mine = torch.stack(packed)
+        mine = torch.cat([mine, own.labelled.to(dtype).unsqueeze(0)])
     checked = part is not None and part.told and mine.is_cpu  # elsewhere a look at it would halt everything
     if checked:
         mine = torch.cat([mine, _written(part, mine)], 1)
@@ -47,10 +43,9 @@ def whole_rows(own: Sums, dtype: torch.dtype, group: Any, part: Part | None = No
     if checked:
         _check_parts([_read(each[:, -DIGITS:]) for each in gathered])
         gathered = [each[:, :-DIGITS] for each in gathered]
-    parts = torch.stack(gathered, -1)  # numbers, rows, processes
-    halves = (merge(ShiftedSum(parts[2 * i], parts[2 * i + 1]), axis=(1,), xp=xp) for i in (0, 1))
-    labelled = None if own.labelled is None else parts[4].any(1)
-    return Sums(Halves(*halves), labelled)
+    parts = torch.stack(gathered)  # processes, numbers, rows
+    labelled = None if own.labelled is None else parts[:, 4].any(0)
+    return Sums(merged(parts[:, :4].transpose(1, 2)), labelled)
 
 
 BASE, DIGITS = 2**20, 3
@@ -143,9 +138,9 @@ class _ShardedLoss(torch.autograd.Function):
         chunk = _as_chunk(call, input, target, tensors)
         mask = chunk.options.where
         labelled = None if mask is None else mask.expand(chunk.logits.shape).any(1)
-        sums = whole_rows(Sums(sums_of_chunk(chunk), labelled), chunk.logits.dtype, call.group, call.part)
+        sums = whole_rows(Sums(_sums_of(chunk), labelled), chunk.logits.dtype, call.group, call.part)
         ctx.call = call
-        ctx.save_for_backward(input, target, *tensors, *[part for half in sums.halves for part in half], sums.labelled)
+        ctx.save_for_backward(input, target, *tensors, *sums)
         losses = sums.losses.to(chunk.logits.dtype)
         losses = (
             losses.reshape(layout_of(input.dim(), call.axes).batch(input.shape)) if call.reduction == "none" else losses
@@ -156,14 +151,20 @@ class _ShardedLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
         call, (input, target, *tensors) = ctx.call, ctx.saved_tensors
-        tensors, kept, labelled = tensors[:4], tensors[4:8], tensors[8]
+        *tensors, sums, labelled = tensors
         chunk = _as_chunk(call, input, target, tensors)
         each = upstream.reshape(-1, 1).to(chunk.logits.dtype)
         if call.reduction == "mean":
             each = each / (len(chunk.logits) if labelled is None else number_of(labelled))
-        halves = Halves(ShiftedSum(*kept[:2]), ShiftedSum(*kept[2:]))
-        gradient = gradient_of(chunk, halves, each.expand(len(chunk.logits), 1))
+        gradient = gradient_of(kernel_of(chunk.logits), chunk, sums, each.expand(len(chunk.logits), 1))
         return None, layout_of(input.dim(), call.axes).cells(gradient.to(input.dtype), input.shape), *[None] * 5
+
+
+def _sums_of(chunk: Chunk) -> Tensor:
+    kernel, logits = kernel_of(chunk.logits), chunk.logits
+    sums = logits.new_empty((len(logits), 4), dtype=kernel.sums_dtype(logits.dtype))
+    write_sums(kernel, chunk, sums)
+    return sums
 
 
 def _as_chunk(call: _Call, input: Tensor, target: Tensor, tensors: Sequence[Tensor | None]) -> Chunk:

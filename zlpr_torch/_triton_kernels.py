@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
-"""The Triton kernels that ``_cuda`` launches: the loss of each row with its gradient, and the gradient alone.
+"""The Triton kernels that ``_cuda`` launches: the loss of each row with its gradient, the gradient alone, and targets.
 
 Arguments are pointers, numbers and constants, one by one, because Triton 3.6 cannot take a tuple that holds None.
 Everything that is read for a logit is a pointer and two strides. The bits of ``given`` say which options are there:
@@ -106,6 +106,28 @@ def gradient_kernel(
         factor_p, factor_n = each / (1 + rest_p), each / (1 + rest_n)
         to = gradient + row * classes
         _write(to, cells, columns, classes, shift_p, shift_n, factor_p, factor_n, given, dtype, slack)
+
+
+@triton.jit(do_not_specialize=["first", "size"])
+def mark_kernel(ids, slots, first, targets, size, block: tl.constexpr):
+    """In bool ``targets`` of ``size`` classes True at the ids of those from ``first`` on. A program for each row.
+
+    Until then it has those of as many classes before, and these are taken back.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    ids += row * slots
+    targets += row * size
+    _mark(ids, slots, first - size, targets, size, False, block)
+    tl.debug_barrier()  # one thread may take a cell back that another marks
+    _mark(ids, slots, first, targets, size, True, block)
+
+
+@triton.jit
+def _mark(ids, slots, first, targets, size, mark: tl.constexpr, block: tl.constexpr):
+    for start in range(0, slots, block):
+        slot = start + tl.arange(0, block)
+        column = tl.load(ids + slot, slot < slots, -1).to(tl.int64) - first
+        tl.store(targets + column, tl.full([block], mark, tl.int1), (slot < slots) & (column >= 0) & (column < size))
 
 
 @triton.jit

@@ -21,7 +21,7 @@ CHUNKS, IDS, LINEAR, SHARDED = (f"zlpr_torch/_{name}.py" for name in ("chunks", 
 LINEAR_AUTOGRAD, LINEAR_OPS = (f"zlpr_torch/_linear_{name}.py" for name in ("autograd", "ops"))
 COMPILED = ("frameworks/torch/test_torch_linear_compiled.py",)
 GIVEN, LINEARLY = (("frameworks/torch/test_torch_linear" + name,) for name in ("_given.py", ".py"))
-CPU_IDS, DTENSOR = "zlpr_torch/_cpu_ids.py", "zlpr_torch/_dtensor.py"
+CPU_CHUNKS, CPU_IDS, DTENSOR = (f"zlpr_torch/_{name}.py" for name in ("cpu_chunks", "cpu_ids", "dtensor"))
 PLACED = ("integrations/torch/test_torch_dtensor.py",)
 SHARDEDLY = ("integrations/torch/test_torch_sharded.py",)
 PAIR_OPS, FUSED = "zlpr_torch/_pair_ops.py", ("frameworks/torch/test_torch_pair_ops.py",)
@@ -160,11 +160,11 @@ MUTANTS = {
     "pair ops: sums lane by lane": Mutant(CPU_TERMS, "cells.sum(1, True, dtype=torch.float64).to(cells.dtype)", "cells.sum(1, True)", FUSED),
     "pair ops: losses beyond the range": Mutant(CPU_DIVERGENCES, "torch.where(losses < LIMIT[self.dtype], losses, torch.nan)", "losses", FUSED),
     # --- a linear layer and its loss
-    "linear: a chunk's own sums": Mutant(CHUNKS, "gradient = gradient_of(chunk, sums, each)", "gradient = gradient_of(chunk, sums_of_chunk(chunk), each)", LINEARLY),
-    "linear: rows far out by the kernel": Mutant(CHUNKS, "(~(finite & are_near(chunk, sums)))", "(~finite)", LINEARLY),
-    "linear: rows with an infinite logit by the kernel": Mutant(CHUNKS, "(~(finite & are_near(chunk, sums)))", "(~are_near(chunk, sums))", LINEARLY),
-    "linear: sums of rows far out by the kernel": Mutant(CHUNKS, "    if len(far):\n", "    if False:\n", LINEARLY),
-    "linear: blocks of a part": Mutant(CHUNKS, "upstream, of_part=True)", "upstream)", GIVEN),
+    "linear: a chunk's own sums": Mutant(CHUNKS, "gradient = gradient_of(kernel, chunk, sums, each)", "write_sums(kernel, chunk, sums := sums.clone())\n        gradient = gradient_of(kernel, chunk, sums, each)", LINEARLY),
+    "linear: rows far out by the kernel": Mutant(CPU_CHUNKS, "(~(finite & are_near(chunk, sums)))", "(~finite)", LINEARLY),
+    "linear: rows with an infinite logit by the kernel": Mutant(CPU_CHUNKS, "(~(finite & are_near(chunk, sums)))", "(~are_near(chunk, sums))", LINEARLY),
+    "linear: sums of rows far out by the kernel": Mutant(CPU_CHUNKS, "    if len(far):\n", "    if False:\n", LINEARLY),
+    "linear: blocks of a part": Mutant(CPU_CHUNKS, "upstream, of_part=True)", "upstream)", GIVEN),
     "linear: half precision rounded where all logits fit": Mutant(LINEAR_AUTOGRAD, "    if not input.is_cpu:\n        return", "    if True:\n        return", GIVEN),
     "linear: gradients that nobody wants": Mutant(LINEAR, "if not is_counted or not any(x is not None and x.requires_grad for x in layer):", "if not is_counted:", GIVEN),
     "sharded: ranges are not compared": Mutant(SHARDED, "_check_parts([_read(each[:, -DIGITS:]) for each in gathered])", "pass", SHARDEDLY),

@@ -1,0 +1,113 @@
+"""Chunks of logits on a CPU, as ``_cpu`` computes a block: but for the rows where that is not exact, by the core."""
+
+import torch
+from torch import Tensor
+
+from zlpr_core._options import Options
+from zlpr_core._terms import Halves
+
+from . import _cpu, _cpu_ids, _formula_chunks
+from ._cpu_ids import Positives
+from ._layer import Chunk, Layer, Reader
+
+
+def sums_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The kernel gives logarithms, which in float32 would cost the sums their digits."""
+    return torch.float64
+
+
+def reader(layer: Layer, size: int) -> Reader:
+    """Positives if nothing but class ids says what a cell counts, else rows of targets."""
+    ids = layer.targets.ids
+    if ids is None or not layer.options.are_default or layer.targets.label_smoothing:
+        return _formula_chunks.reader(layer, size)
+    positives = Positives.of(ids, layer.classes)
+    spare = layer.input.new_empty(len(layer.input) * size)
+
+    def read(chunk: Chunk) -> Chunk:
+        memory = spare[: chunk.logits.numel()].view_as(chunk.logits)
+        return chunk._replace(targets=positives.among(chunk.first, chunk.last), memory=memory)
+
+    return read
+
+
+row_reader = _formula_chunks.row_reader
+
+
+def write_sums(chunk: Chunk, to: Tensor) -> None:
+    """By the kernel, but for the rows where that would lose digits."""
+    if not _has_factors(chunk):
+        _formula_chunks.write_sums(chunk, to)
+        return
+    logs = _logs_of_sums(chunk).double()
+    shift = logs.floor()
+    rest = torch.where(logs == torch.inf, 0.0, torch.expm1(logs - shift))
+    torch.cat([shift[0], rest[0], shift[1], rest[1]], 1, out=to)
+    far = (~are_near(chunk, to)).nonzero()[:, 0]
+    if len(far):
+        exact = to[far]
+        _formula_chunks.write_sums(_some(chunk, far), exact)
+        to[far] = exact
+
+
+def _logs_of_sums(chunk: Chunk) -> Tensor:
+    """By a kernel."""
+    if isinstance(chunk.targets, Positives):
+        assert chunk.memory is not None
+        return _cpu_ids.logs_of_sums(chunk.logits, chunk.targets, chunk.memory)
+    return _cpu.swept(chunk.logits, chunk.targets, _spread(chunk), None)[0]
+
+
+def _spread(chunk: Chunk) -> Options:
+    """The options a cell at a time, as the kernel takes them."""
+    if chunk.options.are_default:
+        return chunk.options
+    shape = chunk.logits.shape
+    return Options._make([o.expand(shape) if isinstance(o, Tensor) else o for o in chunk.options])
+
+
+def _has_factors(chunk: Chunk) -> bool:
+    """False if the options are such that the kernel leaves every row to the core."""
+    return chunk.options.are_default or _cpu.are_factors(_spread(chunk))
+
+
+def are_near(chunk: Chunk, sums: Tensor) -> Tensor:
+    """The rows with sums that the kernel can divide by exactly."""
+    limit = _cpu.LIMIT[chunk.logits.dtype]
+    return ((sums[:, ::2] < limit) & (sums[:, 1::2] == sums[:, 1::2])).all(1)
+
+
+def _some(chunk: Chunk, rows: Tensor) -> Chunk:
+    """For the core, which takes rows of targets."""
+    if isinstance(chunk.targets, Positives):
+        chunk = chunk._replace(targets=chunk.targets.targets(chunk.logits))
+    return chunk.some(rows)
+
+
+def gradient(chunk: Chunk, sums: Tensor, each: Tensor) -> Tensor:
+    """By the sums of whole rows."""
+    if not _has_factors(chunk):
+        return _formula_chunks.gradient(chunk, sums, each)
+    found, finite = _by_kernel(chunk, _formula_chunks.as_halves(sums), each)
+    redo = (~(finite & are_near(chunk, sums))).nonzero()[:, 0]
+    if len(redo):
+        found[redo] = _formula_chunks.gradient(_some(chunk, redo), sums[redo], each[redo])
+    return found
+
+
+def _by_kernel(chunk: Chunk, sums: Halves, each: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient, and which rows of it are finite: not one with an infinite logit, which may have a small loss."""
+    whole = [each / (torch.exp(half.shift) * (1 + half.rest)) for half in sums]
+    upstream = torch.stack(whole).to(chunk.logits.dtype)
+    if isinstance(chunk.targets, Positives):  # an infinite logit has no gradient here, or an infinite sum
+        assert chunk.memory is not None
+        gradient = _cpu_ids.gradient(chunk.logits, chunk.targets, upstream, chunk.memory)
+        return gradient, torch.ones(len(gradient), dtype=torch.bool, device="cpu")
+    totals, gradient = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), upstream, of_part=True).run()
+    return gradient, totals.isfinite().flatten()
+
+
+def losses_and_gradient(chunk: Chunk, number: int) -> tuple[Tensor, Tensor]:
+    """Of whole rows."""
+    losses, gradient = _cpu.swept(chunk.logits, chunk.targets, _spread(chunk), 1 / number)
+    return losses.sum(0)[:, 0], gradient
