@@ -67,12 +67,16 @@ CPU = (
     *(Case(WIDE, targets=targets, dtype=dtype) for targets, dtype in product(("30 %", "70 %"), DTYPES)),
 )
 FAMILY = tuple(Case(shape) for shape in ((64, 20), (256, 1000), WIDE))
-FEATURES = 256  # of the layer in the cases below, whose shapes are those of its logits
+FEATURES, FEATURES_ON_GPU = 256, 768  # of the layer in the cases below, whose shapes are those of its logits
 LINEAR = tuple(Case(shape, targets="three") for shape in ((2048, 10_000), (256, 131_072), (64, 670_000)))
 ON_GPU = ((64, 20), (256, 1000), WIDE, (64, 100_000), (16, 1_000_000), (4096, 32_768), (8192, 131_072))
 GPU = tuple(
     Case(shape, targets=targets, dtype=dtype, device="cuda")
     for targets, dtype, shape in product(("3 %", SOFT), ("bfloat16", "float32"), ON_GPU)
+)
+GPU_LINEAR = tuple(
+    Case(shape, targets="eight", dtype="bfloat16", device="cuda")
+    for shape in ((1024, 1_048_576), (128, 2_812_280), (8192, 131_072))
 )
 
 

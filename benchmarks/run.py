@@ -11,14 +11,15 @@ from pathlib import Path
 from types import ModuleType
 
 import report
-from cases import CPU, FAMILY, GPU, LINEAR, QUICK, Case
+from cases import CPU, FAMILY, GPU, GPU_LINEAR, LINEAR, QUICK, Case
 from machine import machine
 from measure import race
 from rich.console import Console
 from rich.progress import track
 
 FRAMEWORKS = ("torch", "jax", "tf")
-TABLES = ("peers", "family", "linear", "gpu")
+CASES = {"peers": CPU, "family": FAMILY, "linear": LINEAR, "gpu": GPU, "gpu-linear": GPU_LINEAR}
+ON_GPU = {"gpu": ("torch", "jax"), "gpu-linear": ("torch",)}  # of which frameworks
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "KINETO_LOG_LEVEL": "6",  # PyTorch's profiler
@@ -30,16 +31,16 @@ RESULTS = Path(__file__).parent / "results"
 def main(argv: list[str] | None = None) -> None:
     """Measure, write and show."""
     arguments = parse(argv)
-    if arguments.table == "gpu" and arguments.framework == "tf":
-        sys.exit("The table `gpu` is for torch and jax.")
+    if arguments.framework not in ON_GPU.get(arguments.table, FRAMEWORKS):
+        sys.exit(f"The table `{arguments.table}` is for {' and '.join(ON_GPU[arguments.table])}.")
     if not arguments.plain_malloc:
         keep_memory()
     peers = load(arguments.framework, arguments.table, arguments.threads)
-    cases = {"peers": CPU, "family": FAMILY, "linear": LINEAR, "gpu": GPU}[arguments.table] + peers.EXTRA_CASES
+    cases = CASES[arguments.table] + peers.EXTRA_CASES
     cases = QUICK if arguments.quick else cases
-    if arguments.table == "gpu":
+    if arguments.table in ON_GPU:
         if not (peers.IS_THERE or arguments.quick):
-            sys.exit(f"The table `gpu` needs a GPU, and {arguments.framework} finds none here.")
+            sys.exit(f"The table `{arguments.table}` needs a GPU, and {arguments.framework} finds none here.")
         cases = tuple(replace(case, device=peers.DEVICE) for case in cases)
     rounds, seconds = (5, 0.5) if arguments.quick else (arguments.rounds, arguments.seconds)
     found = measure(peers, cases, threads=arguments.threads, rounds=rounds, seconds=seconds)
@@ -54,7 +55,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The arguments; a quick run writes nothing unless told where."""
     parser = argparse.ArgumentParser(description="Time and memory of ZLPR beside its peers.")
     parser.add_argument("--framework", choices=FRAMEWORKS, default="torch")
-    parser.add_argument("--table", choices=TABLES, default="peers", help="zlpr_loss, all of zlpr, a layer, or on a GPU")
+    parser.add_argument("--table", choices=CASES, default="peers", help="zlpr_loss, all of zlpr, a layer; on a GPU")
     parser.add_argument("--quick", action="store_true", help="one small shape, a few rounds")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="and cores (default: 2)")
     parser.add_argument("--rounds", type=int, default=20, metavar="N", help="of each case, at least (default: 20)")
@@ -70,14 +71,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def load(framework: str, table: str, threads: int) -> ModuleType:
-    """The candidates of one framework, which counts its cores when it is imported; only the table `gpu` uses a GPU."""
-    on_gpu = table == "gpu"
+    """The candidates of one framework, which counts its cores when it is imported; only two tables use a GPU."""
+    on_gpu = table in ON_GPU
     if hasattr(os, "sched_setaffinity") and not on_gpu:  # on Linux
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     os.environ |= QUIET | {"KERAS_BACKEND": "tensorflow"}
     if not on_gpu:
         os.environ |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    return importlib.import_module(f"{framework}_{table}")
+    return importlib.import_module(f"{framework}_{table.replace('-', '_')}")
 
 
 def keep_memory() -> None:

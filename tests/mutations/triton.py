@@ -5,6 +5,8 @@ from mutations import Mutant
 HERE = "integrations/triton/test_triton"
 FIRST, TESTS = (f"{HERE}.py",), ("integrations/triton",)
 CUDA, KERNELS, PLAN = (f"zlpr_torch/_{name}.py" for name in ("cuda", "triton_kernels", "triton_plan"))
+CHUNKS, CUDA_CHUNKS, LINEAR = (f"zlpr_torch/_{name}.py" for name in ("chunks", "cuda_chunks", "linear_autograd"))
+LINEARLY, LINEAR_CALLS = (f"{HERE}_linear.py",), (f"{HERE}_linear_calls.py",)
 CALLS, SHARED, TOGETHER, ARGUMENTS, GRAPHS = (
     (f"{HERE}_{name}.py",) for name in ("calls", "shared", "combinations", "arguments", "graphs")
 )
@@ -31,6 +33,19 @@ MUTANTS = {
     "it fails again and again": Mutant(CUDA, "    _refused.add(kind)\n", "", CALLS),
     "gradients of a backward that fails": Mutant(CUDA, "    return gradient if done else None", "    return gradient", CALLS),
     "of another device": Mutant(CUDA, "        if option.dim():\n", "        if False:\n", ARGUMENTS),
+    # --- the linear loss by chunks
+    "linear: marks of the chunk before stay": Mutant(KERNELS, "    _mark(ids, slots, first - size, targets, size, False, block)\n", "", LINEARLY),
+    "linear: only the first ids are marked": Mutant(KERNELS, "for start in range(0, slots, block):", "for start in range(0, block, block):", LINEARLY),
+    "linear: an id of another chunk is marked": Mutant(KERNELS, "(slot < slots) & (column >= 0) & (column < size)", "(slot < slots) & (column < size)", LINEARLY),
+    "linear: illegal ids are left out": Mutant(CHUNKS, "return layer.input if illegal is None else", "return layer.input if True else", LINEARLY),
+    "linear: rows of illegal ids spoil the weight where they are masked": Mutant(CHUNKS, "torch.mm(gradient.t(), layer.input, out=", "torch.mm(gradient.t(), _spoiled(layer), out=", LINEARLY),
+    "linear: the gradient in memory of its own": Mutant(CUDA_CHUNKS, "each, chunk.memory)", "each)", LINEAR_CALLS),
+    "linear: sums that are copied": Mutant(CUDA_CHUNKS, "with_gradient=False, sums=to)", "with_gradient=False)", LINEARLY),
+    "linear: the mean divides by nothing": Mutant(CUDA_CHUNKS, "losses_of_rows(_cells(chunk), number,", "losses_of_rows(_cells(chunk), 2 * number,", LINEARLY),
+    "linear: class ids are not left to the formula": Mutant(CUDA_CHUNKS, "own = memory[:, : len(chunk.weights)] if marked else", "own = memory[:, : len(chunk.weights)] if True else", LINEAR_CALLS),
+    "linear: float16 is multiplied as it is": Mutant(LINEAR, "narrow == torch.bfloat16 and", "narrow.itemsize == 2 and", LINEARLY),
+    "linear: the gradient of the input is added up in half": Mutant(CHUNKS, "torch.zeros_like(layer.input, dtype=each.dtype)", "torch.zeros_like(layer.input)", LINEARLY),
+    "linear: half precision adds up the weight's gradient": Mutant("zlpr_torch/_plan.py", "rows if bytes_a_logit < 4 else", "FEWEST_ROWS if bytes_a_logit < 4 else", LINEARLY),
     "more parts than fit": Mutant(PLAN, "device.multiprocessors // 2, classes", "classes", SHARED),
     "parts of rows that fit": Mutant(PLAN, "0.75 * device.l2_bytes", "0.1 * device.l2_bytes", SHARED),
 }  # fmt: skip

@@ -65,6 +65,14 @@ def test_quick_gpu(tmp_path):
     assert all(holds_the_gradient(row) for row in found.values())
 
 
+def test_quick_gpu_linear(tmp_path):
+    """The same of a linear layer, and small chunks beside large ones."""
+    found = quick_run("torch", tmp_path, "gpu-linear")
+    names = ("dense BCE", "dense zlpr", "zlpr", "zlpr, class ids", "zlpr, 64 MiB")
+    assert set(found) == {(name, "device") for name in names}
+    assert all(holds_the_gradient(row) for row in found.values())
+
+
 def test_what_a_machine_with_a_gpu_runs(tmp_path):
     """On a CPU where there is no GPU: a few tests, one small shape, and the table at the end."""
     command = [sys.executable, BENCHMARKS / "gpu.py", "--quick", "--output", tmp_path]

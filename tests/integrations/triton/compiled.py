@@ -94,13 +94,15 @@ def cuobjdump():
 
 def report(calls, with_assembly):
     """By call and kernel, what came out of the compiler."""
-    lists = {name: caught(getattr(_triton_kernels, name)) for name in ("loss_kernel", "gradient_kernel")}
+    names = ("loss_kernel", "gradient_kernel", "mark_kernel")
+    lists = {name: caught(getattr(_triton_kernels, name)) for name in names}
     for combination, shape in calls:
         logits, targets, options = tensors_of(combination, shape, made)
         cells = _cuda.cells_of(ROWS, logits, targets, Options(**options))
         number = torch.empty((), dtype=torch.int64, device="meta") if combination[2] else shape[0]
         _, residuals = _cuda.losses_of_rows(cells, number, with_gradient=True)
         _cuda.gradient_of_rows(cells, residuals, torch.empty((), device="meta"))
+        _cuda.marked(made(shape, "bool"), made((shape[0], 5), "int64"), 0)
         found = {name: described(kernels.pop()) for name, kernels in lists.items()}
         if not with_assembly:
             [kernel.pop("assembly") for kernel in found.values()]

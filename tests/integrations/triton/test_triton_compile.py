@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("compiled.py")
 TARGETS = {"sm_80": ("cuda", "80", "32"), "sm_90": ("cuda", "90", "32"), "sm_100": ("cuda", "100", "32"), "gfx942": ("hip", "gfx942", "64")}  # fmt: skip
-KERNELS = ("loss_kernel", "gradient_kernel")
+KERNELS = ("loss_kernel", "gradient_kernel")  # of logits
 WIDE = "bfloat16 bool - - - - 4096x32768"
 
 
@@ -54,7 +54,7 @@ def test_every_two_values_of_every_two_options(target, tmp_path):
     how = "kinds" if "ZLPR_TRITON_EVERY" in os.environ else "pairwise"
     calls = compiled(target, how, tmp_path)
     assert len(calls) == {"pairwise": 25, "kinds": 648}[how]
-    assert all(kernels[name]["bytes"] > 0 for kernels in calls.values() for name in KERNELS)
+    assert all(kernels[name]["bytes"] > 0 for kernels in calls.values() for name in (*KERNELS, "mark_kernel"))
     assert not spilling(calls, allowed=32)
 
 
@@ -87,3 +87,20 @@ def test_no_barrier_in_a_loop(shapes):
         back = [(start, end) for start, end in jumps if start < end]
         assert len(back) >= 4, call
         assert not any("bar.sync" in assembly[start:end] for start, end in back)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"], indirect=True)
+def test_a_gradient_may_be_written_over_its_logits(shapes):
+    """No load goes by the cache that takes memory for constant."""
+    for call, kernels in shapes.items():
+        for name in KERNELS:
+            assert "ld.global.nc" not in kernels[name]["assembly"], (call, name)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"], indirect=True)
+def test_marks_are_taken_back_before_others_are_set(shapes):
+    """A barrier lies between the two stores."""
+    assembly = lines_of(shapes, WIDE, "mark_kernel")
+    places = [at.start() for at in re.finditer(r"st\.global", assembly)]
+    barriers = [at.start() for at in re.finditer(r"bar(?:\.warp)?\.sync", assembly)]
+    assert any(places[0] < barrier < places[-1] for barrier in barriers)
