@@ -36,7 +36,6 @@ MUTANTS = {
     # --- the linear loss by chunks
     "linear: marks of the chunk before stay": Mutant(KERNELS, "    _mark(ids, slots, first - size, targets, size, False, block)\n", "", LINEARLY),
     "linear: only the first ids are marked": Mutant(KERNELS, "for start in range(0, slots, block):", "for start in range(0, block, block):", LINEARLY),
-    "linear: an id of another chunk is marked": Mutant(KERNELS, "(slot < slots) & (column >= 0) & (column < size)", "(slot < slots) & (column < size)", LINEARLY),
     "linear: illegal ids are left out": Mutant(CHUNKS, "return layer.input if illegal is None else", "return layer.input if True else", LINEARLY),
     "linear: rows of illegal ids spoil the weight where they are masked": Mutant(CHUNKS, "torch.mm(gradient.t(), layer.input, out=", "torch.mm(gradient.t(), _spoiled(layer), out=", LINEARLY),
     "linear: the gradient in memory of its own": Mutant(CUDA_CHUNKS, "each, chunk.memory)", "each)", LINEAR_CALLS),
