@@ -51,9 +51,9 @@ _KEPT = _Kept()
 def kept_memory(kernel: str, shape: tuple[int, int], dtype: torch.dtype) -> Memory:
     """That of the last call of this kernel in this thread, if it fits.
 
-    Of new memory the first touch of each page takes the system longer than the arithmetic: without this a divergence of
-    256x1000 takes half as long again (glibc returns what is freed at the end of its heap). What is kept is a block of
-    several rows, as the kernels cut them; one row may be as large as it likes, and is not kept.
+    Of new memory the first touch of each page takes the system as long as the arithmetic, and glibc gives back what is
+    freed at the end of its heap: in a loop that does little else a divergence of 256x1000 takes half as long again.
+    What is kept is a block of several rows, as the kernels cut them; one row may be as large as it likes.
     """
     kept = _KEPT.memories.get(kernel)
     if kept is None or (kept.shape, kept.dtype) != (shape, dtype):
