@@ -1,6 +1,7 @@
 """Every check and the demonstration: plain ``nox`` runs the conformance matrix, ``nox -l`` lists the rest."""
 
 import argparse
+import os
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,8 @@ SCHEMAS = {  # a schema that check-jsonschema brings, by its name there, and the
 }
 DEMO = {"torch": "torch", "jax": "jax", "keras": "tf"}
 
+# Packages are installed uncompiled: TensorFlow takes 7 s to import if Python may keep what it compiles, else 20 s
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "types", "tests", "readme", "docs", "build"]

@@ -33,6 +33,7 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "needs(attribute): only for backends where this attribute of the harness is true"
     )
+    config.addinivalue_line("markers", "alarmed: only in the modes that the alarms of the backend can watch")
     config.addinivalue_line(
         "markers", "spare: not where compiling takes long and another backend or dtype shows the same"
     )
@@ -55,14 +56,16 @@ def pytest_generate_tests(metafunc):
     if "backend" not in asked:
         return
     needs = [mark.args[0] for mark in metafunc.definition.iter_markers("needs")]
-    spare = metafunc.definition.get_closest_marker("spare")
+    spare, alarmed = map(metafunc.definition.get_closest_marker, ("spare", "alarmed"))
     backends = [b for b in map(_backend, _names(metafunc.config)) if all(getattr(b, need) for need in needs)]
     items = [
         {"backend": b, "dtype": dtype, "mode": mode}
         for b in backends
         for dtype in (b.dtypes if "dtype" in asked else [None])
         for mode in (b.modes if "mode" in asked else [None])
-        if (None in (dtype, mode) or b.covers(dtype, mode)) and not (spare and b.spares(dtype, mode))
+        if (None in (dtype, mode) or b.covers(dtype, mode))
+        and not (spare and b.spares(dtype, mode))
+        and not (alarmed and mode in b.deaf_modes)
     ]
     items = items or [dict.fromkeys(asked)]
     ids = ["-".join([getattr(i["backend"], "name", "absent"), *(str(i[a]) for a in asked[1:])]) for i in items]

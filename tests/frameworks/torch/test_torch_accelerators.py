@@ -4,10 +4,9 @@ import os
 import subprocess
 import sys
 
-import pytest
 from registry import ROOT
 
-FILES = ["sparse", "defects", "helpers", "messages", "peers"]
+FILES = [f"tests/conformance/test_{name}.py" for name in ("sparse", "defects", "helpers", "messages", "peers")]
 
 
 def suite(*arguments, **variables):
@@ -30,10 +29,9 @@ def test_without_a_gpu_it_fails():
     assert said[0].startswith("ERROR: The backend 'torch-cuda' needs a GPU, and PyTorch")
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_what_a_gpu_owes(file):
+def test_what_a_gpu_owes():
     """On a CPU that passes for one: tests/support/stand_in.py."""
-    done = suite("-p", "stand_in", f"tests/conformance/test_{file}.py")
+    done = suite("-p", "stand_in", *FILES)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped" not in done.stdout
 

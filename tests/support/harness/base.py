@@ -50,6 +50,9 @@ class Backend(ABC):
     tracing_modes = ()
     """The modes in which values cannot be looked at."""
 
+    deaf_modes = ()
+    """The modes that the alarms cannot watch."""
+
     joint_modes = ()
     """The modes in which one program gives values and slopes in the logits, as compiling takes its time."""
 

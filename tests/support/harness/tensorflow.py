@@ -13,8 +13,8 @@ class TensorFlow(KerasFunctions, Backend):
     name = "tf"
     modes = ("eager", "function", "xla")
     tracing_modes = ("function", "xla")
+    deaf_modes = ("xla",)
     joint_modes = ("function", "xla")
-    _may_use_xla = True
 
     def native(self, values, dtype):
         return tf.constant(as_numpy(values, dtype))
@@ -29,18 +29,16 @@ class TensorFlow(KerasFunctions, Backend):
     def alarms(self):
         """XLA refuses them, so that who wants them does without it."""
         tf.debugging.enable_check_numerics()
-        self._may_use_xla = False
         try:
             yield
         finally:
             tf.debugging.disable_check_numerics()
-            self._may_use_xla = True
 
     def total(self, losses):
         return tf.reduce_sum(losses)
 
     def compiled(self, function, mode):
-        return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla" and self._may_use_xla)
+        return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla")
 
     def covers(self, dtype, mode):
         """Graphs run the same kernels as eager calls, and "jax" shows what XLA does in every dtype: float32 is enough here."""
