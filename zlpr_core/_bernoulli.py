@@ -62,7 +62,7 @@ def _kl_of_cells(x: Any, y: Any, rise: Any, *, xp: Namespace) -> Any:
     """
     (a, x_positive), (b, _) = tail(x, xp=xp), tail(y, xp=xp)
     y, rise = xp.where(x_positive, -y, y), xp.where(x_positive, -rise, rise)
-    on = a / (1 + a)
+    on = a * (1 / (1 + a))  # a / (1 + a) XLA would store on a CPU
     off = 1 - on  # not 1 / (1 + a): a GPU's division is off by two units in the last place, and this counts three times
     near = abs(rise) < NEAR
     r = xp.where(near, rise, 0.0)

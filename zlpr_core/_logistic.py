@@ -40,13 +40,6 @@ def exp_minus_one(x: Any, /) -> Any:
     return x * even / (even - y * even + y * y * odd)
 
 
-def exp_both_ways(x: Any, /) -> Any:
-    """``e^x + e^-x - 2``, non-negative, for ``|x| < NEAR``."""
-    y, odd, even = _half(x)
-    least, most = y * even, even + y * y * odd  # their ratio is tanh(y)
-    return 4 * least * least / ((most - least) * (most + least))
-
-
 def exp_minus_line(x: Any, /) -> Any:
     """``e^x - 1 - x``, non-negative, for ``|x| < NEAR``."""
     y, odd, even = _half(x)

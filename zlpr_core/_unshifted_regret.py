@@ -1,56 +1,80 @@
-"""The sums of a regret without a shift: five sums a row in two passes over the logits, where the exact way takes four.
+"""The regret without a shift, where all logits are near 0: two exponentials a pair of cells, and sums in two passes.
 
 For adapters whose compiler can branch on a value, as ``_unshifted`` is. Without a mask.
 """
 
 from math import log
-from typing import Any
+from typing import Any, NamedTuple
 
-from ._logistic import NEAR, exp_both_ways, exp_minus_one
-from ._pairs import Pair
-from ._reduce import ShiftedSum, Terms
-from ._regret import Regret, RegretSums, read_regret
+from ._logistic import NEAR, exp_minus_one
+from ._namespace import largest
+from ._pairs import Pair, negated
+from ._reduce import ShiftedSum
+from ._regret import RegretSums
 from ._typing import Namespace
 from ._unshifted import limit
 
-FARTHEST = 20.0
-"""Bound on the mean gap, which is added to the exponents: with logits within 80 of 0 nothing may overflow."""
+
+class _Cells(NamedTuple):
+    gap: Any  # x - y
+    ratio: Any  # e^(x - y)
+    exp: Any  # e^y
+    on: Any  # σ(2x)
+    off: Any  # σ(-2x)
+    weight: Any  # 1 / (2 cosh x)
+    is_far: Any  # where all of these are of 0 instead
 
 
 def unshifted_regret_sums(pair: Pair, /, *, xp: Namespace) -> tuple[RegretSums, Any]:
-    """``(sums, exact)``: what ``regret_sums`` gives, without derivatives, and the rows for which it is that."""
-    read, axes = read_regret(pair, xp=xp), pair.axes
-    mean = xp.sum(read.weight * read.gap, axis=axes, keepdims=True) / read.total
-    near = abs(mean) < FARTHEST
-    mean = xp.where(near, mean, 0.0)
-    high, low, both = (xp.sum(cells, axis=axes, keepdims=True) for cells in _moved(read, mean, xp=xp))
-    one_high, one_low = xp.expm1(-mean), xp.expm1(mean)  # the 1, moved
-    centred = (both - one_high * one_low) / read.total
-    centred = centred + (high + one_high) / read.total * ((low + one_low) / read.total)
-    positive, negative = xp.exp(mean) * (read.total - 1 + high), xp.exp(-mean) * (read.total - 1 + low)
-    halves = ShiftedSum(0 * mean, positive), ShiftedSum(0 * mean, negative)
-    most = limit(mean.dtype, xp=xp)
-    return RegretSums(xp.log1p(centred), *halves, read.total), near & (positive < most) & (negative < most)
+    """``(sums, exact)``: what ``regret_sums`` gives, without derivatives, and the rows for which it is that.
 
-
-def _moved(read: Regret, mean: Any, /, *, xp: Namespace) -> tuple[Any, Any, Any]:
-    """Cells of ``w (e^d - 1)``, of ``w (e^-d - 1)`` and of their sum, for d = gap - mean.
-
-    Near the mean by rational functions, so that no first order is left to be rounded.
+    The value is ``log(E[e^d] E[e^-d])`` for d = gap - mean, under the weights and the 1 beside them.
     """
-    centred, weight = read.gap - mean, read.weight
-    small = abs(centred) < NEAR
-    near = xp.where(small, centred, 0.0)
-    high = _term(read.positive, xp=xp) * xp.exp(-mean) - weight
-    low = _term(read.negative, xp=xp) * xp.exp(mean) - weight
-    return (
-        xp.where(small, weight * exp_minus_one(near), high),
-        xp.where(small, weight * exp_minus_one(-near), low),
-        xp.where(small, weight * exp_both_ways(near), high + low),
-    )
+    cells, axes = _cells(pair, xp=xp), pair.axes
+    too_much = limit(cells.weight.dtype, xp=xp)
+    total = 1 + xp.sum(xp.where(cells.is_far, too_much, cells.weight), axis=axes, keepdims=True)
+    mean = xp.sum(cells.weight * cells.gap, axis=axes, keepdims=True) / total
+    terms = _moved(cells, mean, xp=xp)
+    high, low, both = (xp.sum(term, axis=axes, keepdims=True) for term in terms)
+    one_high, one_low = xp.expm1(-mean), xp.expm1(mean)  # the 1, moved
+    rise, fall = (high + one_high) / total, (low - one_low) / total
+    value = xp.log1p((both - one_high * one_low) / total - rise * fall)
+    positive, negative = xp.exp(mean) * total * (1 + rise) - 1, xp.exp(-mean) * total * (1 - fall) - 1
+    halves = ShiftedSum(0 * mean, positive), ShiftedSum(0 * mean, negative)
+    return RegretSums(value, *halves, total), total < too_much
 
 
-def _term(terms: Terms, /, *, xp: Namespace) -> Any:
-    """Capped where the sum is too large to be exact anyway."""
-    cap = log(limit(terms.logit.dtype, xp=xp)) + 1
-    return terms.weight * xp.exp(xp.where(terms.logit > cap, cap, terms.logit)) * (1 + terms.lost)
+def unshifted_regret_gradients(pair: Pair, sums: RegretSums, /, *, xp: Namespace) -> tuple[Any, Any]:
+    """``regret_gradients`` of rows for which the sums without a shift are exact.
+
+    In q by the pair of ``-x`` and ``-y``: what both gradients share XLA would store, which takes longer on a CPU.
+    """
+    cells, other = _cells(pair, xp=xp), _cells(negated(pair), xp=xp)
+    positive, negative = _softmax_weights(cells, sums.positive, sums.negative)
+    floor = cells.weight * (1 / sums.total)
+    in_p = 2 * (cells.off * (positive - floor) - cells.on * (negative - floor))
+    negative, positive = _softmax_weights(other, sums.negative, sums.positive)
+    return in_p, negative - positive
+
+
+def _softmax_weights(cells: _Cells, positive: ShiftedSum, negative: ShiftedSum) -> tuple[Any, Any]:
+    return cells.on / cells.exp * (1 / (1 + positive.rest)), cells.off * cells.exp * (1 / (1 + negative.rest))
+
+
+def _cells(pair: Pair, *, xp: Namespace) -> _Cells:
+    far = log(largest(pair.x.dtype, xp=xp)) / 4.5  # e^(4 far) is finite, and so is all that is made of these
+    is_far = (abs(pair.x) > far) | (abs(pair.y) > far)
+    x, y = xp.where(is_far, 0.0, pair.x), xp.where(is_far, 0.0, pair.y)
+    exp_x, exp_y = xp.exp(x), xp.exp(y)
+    off = 1 / (1 + exp_x * exp_x)
+    weight = exp_x * off
+    return _Cells(x - y, exp_x / exp_y, exp_y, exp_x * weight, off, weight, is_far)
+
+
+def _moved(cells: _Cells, mean: Any, *, xp: Namespace) -> tuple[Any, Any, Any]:
+    """Cells of ``w (e^d - 1)``, of ``w (1 - e^-d)`` and of their difference, where no first order is left to round."""
+    centred, moved = cells.gap - mean, cells.ratio * xp.exp(-mean)
+    is_near = abs(centred) < NEAR
+    grown = xp.where(is_near, exp_minus_one(xp.where(is_near, centred, 0.0)), moved - 1)
+    shrunk = grown / moved
+    return cells.weight * grown, cells.weight * shrunk, cells.weight * grown * shrunk

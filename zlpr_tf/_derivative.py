@@ -62,13 +62,18 @@ def _has_rule(logits: Any, axis: Axis, options: Options) -> bool:
 
 
 def _by_rule(logits: Any, targets: Any, axis: Axis, threshold: Any) -> list[Any]:
-    axes, shape = class_axes(logits, axis, xp=xp), ops.shape(logits)
-    if axes == AXES and len(shape) == 2:
-        return _halves(logits, targets, threshold)
+    (s, t), batch = in_rows(class_axes(logits, axis, xp=xp), logits, targets)
+    return [ops.reshape(half, batch) for half in _halves(s, t, threshold)]
+
+
+def in_rows(axes: tuple[int, ...], *arrays: Any) -> tuple[list[Any], list[Any]]:
+    """``arrays`` as [rows, classes], and the shape of the batch."""
+    shape = ops.shape(arrays[0])
     batch = [a for a in range(len(shape)) if a not in axes]
-    rows = (-1, prod(shape[a] for a in axes))
-    s, t = (ops.reshape(ops.transpose(x, (*batch, *axes)), rows) for x in (logits, targets))
-    return [ops.reshape(half, [shape[a] for a in batch]) for half in _halves(s, t, threshold)]
+    if axes != AXES or len(shape) != 2:
+        rows = (-1, prod(shape[a] for a in axes))
+        arrays = tuple(ops.reshape(ops.transpose(x, (*batch, *axes)), rows) for x in arrays)
+    return list(arrays), [shape[a] for a in batch]
 
 
 def _halves(logits: Any, targets: Any, threshold: Any) -> list[Any]:
@@ -114,7 +119,7 @@ def _forward(s: Any, t: Any, theta: Any) -> _Forward:
     in_loop = xp_in_loop if is_zero(theta) else xp_in_short_loop
     unshifted, exact = unshifted_sums(terms, axis=AXES, xp=in_loop)
     exact, room = tf.reduce_all(exact), ops.zeros((ops.shape(s)[0], 4), unshifted.positive.rest.dtype)
-    sums = tf.cond(exact, lambda: unshifted, lambda: _unpacked(_by_blocks(partial(_exact_sums, theta), [s, t], room)))
+    sums = tf.cond(exact, lambda: unshifted, lambda: _unpacked(by_blocks(partial(_exact_sums, theta), [s, t], room)))
     # XLA computes an exponential in less time than it reads one; op by op that is a pass for each operation.
     return _Forward(exact, sums, None if is_compiled_by_xla() else terms)
 
@@ -174,10 +179,13 @@ def _unpacked(columns: Any) -> Halves:
     return Halves(ShiftedSum(*ops.split(positive, 2, axis=1)), ShiftedSum(*ops.split(negative, 2, axis=1)))
 
 
-def _by_blocks(function: Callable[..., Any], arrays: list[Any], into: Any) -> Any:
-    """``function`` of the rows of ``arrays``, some at a time to need little memory. ``into`` has the result's shape."""
+def by_blocks(function: Callable[..., Any], arrays: list[Any], into: Any, size: int = BLOCK) -> Any:
+    """``function`` of the rows of ``arrays``, some at a time to need little memory. ``into`` has the result's shape.
+
+    ``size`` is that of a block in logits.
+    """
     count, classes = ops.shape(arrays[0])
-    step = BLOCK // classes + 1
+    step = size // classes + 1
     if isinstance(count, int) and isinstance(step, int) and count <= step:
         return function(*arrays)
     step = tf.minimum(step, count)
@@ -207,7 +215,7 @@ def _gradient(s: Any, t: Any, theta: Any, upstreams: Sequence[Any], forward: _Fo
         return xp.where(is_fixed, 0.0, positive * each[:, :1] + negative * each[:, 1:])
 
     arrays = [s, t, ops.concatenate(list(each), axis=1), _packed(forward.sums)]
-    return tf.cond(forward.exact, from_terms, lambda: _by_blocks(exactly, arrays, ops.zeros_like(s, dtype)))
+    return tf.cond(forward.exact, from_terms, lambda: by_blocks(exactly, arrays, ops.zeros_like(s, dtype)))
 
 
 def _twice_differentiable(s: Any, t: Any, theta: Any, upstreams: Sequence[Any], forward: _Forward) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import backend, ops
 
+from zlpr_core._checks import class_axes
 from zlpr_core._divergences import REGRET, Divergence
 from zlpr_core._options import Options
 from zlpr_core._pairs import negated, read_pair
@@ -16,6 +17,10 @@ from ._namespace import is_in_graph, xp
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
+
+    from ._derivative import in_rows
+    from ._regret import regret
+    from ._tensorflow_internals import is_compiled_by_xla, needs_only_gradients
 
 
 def divergence(
@@ -36,6 +41,10 @@ def divergence(
     is_learned = any(hasattr(option, "dtype") for option in (scale, threshold))  # the rule has none for these
     if is_learned or not is_in_graph():
         return kind.value(pair(p, q), xp=xp)
+
+    if kind is REGRET and where is None and is_compiled_by_xla() and needs_only_gradients([p, q], []):
+        (p, q), batch = in_rows(class_axes(p, axis, xp=xp), p, q)
+        return ops.reshape(regret(p, q, lambda s, u: read_pair(s, u, -1, Options(), 1.0, names, xp=xp)), batch)
 
     @tf.custom_gradient
     def values(s: Any, u: Any) -> Any:

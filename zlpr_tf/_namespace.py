@@ -15,6 +15,8 @@ from zlpr_core._typing import Extended
 
 if backend.backend() == "tensorflow":
     import tensorflow as tf
+
+    from ._tensorflow_internals import is_compiled_by_xla
 elif backend.backend() == "jax":
     import jax
 else:
@@ -58,11 +60,12 @@ def _where(condition: Any, x1: Any, x2: Any, /) -> Any:
 def _number(value: float, dtype: Any, condition: Any, *, chosen: bool = True) -> Any:
     """``value`` as a tensor. In a graph of TensorFlow NaN and infinity arise only where ``condition is chosen``.
 
-    ``tf.debugging.enable_check_numerics`` reports such a number in a graph although nothing ever takes it.
+    ``tf.debugging.enable_check_numerics`` reports such a number in a graph although nothing ever takes it. XLA, which
+    refuses those checks, is spared a division a cell.
     """
     if not isfinite(value) and backend.backend() == "jax":  # jax_debug_nans would report a NaN that is made a tensor
         return np.asarray(value, backend.standardize_dtype(dtype))
-    if isfinite(value) or not is_in_graph():
+    if isfinite(value) or not is_in_graph() or is_compiled_by_xla():
         return ops.convert_to_tensor(value, dtype=dtype)
     dividend = 0.0 if isnan(value) else copysign(1.0, value)
     return ops.convert_to_tensor(dividend, dtype=dtype) / ops.cast(~condition if chosen else condition, dtype)
@@ -89,7 +92,8 @@ def _sum(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:
         return ops.sum(x, axis=axis, keepdims=keepdims)
     # XLA stores what more than 32 neighbours are summed of. Any shorter or strided sum becomes one loop with the cells,
     # which is not vectorised if these take more than a few operations: ten times as long (TensorFlow 2.21 on a CPU).
-    return _in_float64(x, _parts(x, axis, (*range(128, 32, -1), *range(129, 513)), -1), axis, keepdims)
+    # The longest first, as what is left of a vector is computed one by one; longer ones lose digits.
+    return _in_float64(x, _parts(x, axis, (*range(256, 32, -1), *range(257, 513)), -1), axis, keepdims)
 
 
 def _sum_in_loop(x: Any, /, *, axis: tuple[int, ...], keepdims: bool) -> Any:

@@ -33,10 +33,11 @@ def is_compiled_by_xla() -> bool:
 
 
 def needs_only_gradients(tensors: list[Any], others: list[Any]) -> bool:
-    """True if eagerly at most one tape watches ``tensors``, no accumulator does, and nothing watches ``others``.
+    """True if at most one tape watches ``tensors``, no accumulator does, and nothing watches ``others``.
 
-    False if that cannot be known: ``_linear_graph`` then makes all logits at once, which is right in any case. Of a
-    ``tf.function`` with a custom gradient, TensorFlow 2.21 can take neither the second order nor the forward mode.
+    Of those in the graph that is being built, or eagerly. False if that cannot be known: ``_linear_graph`` then makes
+    all logits at once, and the regret is taken of the whole batch, which is right in any case. Of a ``tf.function``
+    with a custom gradient TensorFlow 2.21 takes neither the second order nor the forward mode, nor does XLA of a loop.
     """
     if _POSSIBLE_GRADIENTS is None or _IS_ON_TAPE is None or _POSSIBLE_GRADIENTS(others):
         return False

@@ -6,6 +6,7 @@ FIRST = tuple(f"conformance/test_{name}.py" for name in ("edges", "options"))
 TESTS = ("conformance", "frameworks/tf", "frameworks/keras")
 CLASSES, LOSSES, MODELS, REDUCTION = (f"zlpr_tf/_{name}.py" for name in ("classes", "losses", "models", "reduction"))
 DERIVATIVE, NAMESPACE, SYMBOLIC = (f"zlpr_tf/_{name}.py" for name in ("derivative", "namespace", "symbolic"))
+REGRET, UNSHIFTED_REGRET = "zlpr_tf/_regret.py", "zlpr_core/_unshifted_regret.py"
 KERAS, TF = ("frameworks/keras",), ("frameworks/tf",)
 LINEAR, LINEAR_GRAPH, LINEAR_LAYER = (f"zlpr_tf/_linear{name}.py" for name in ("", "_graph", "_layer"))
 LINEARLY, LAYERED = (
@@ -17,6 +18,7 @@ DERIVATIVES, EDGES, OPTIONS = (
     ("conformance/test_edges.py",),
     ("conformance/test_options.py",),
 )
+REGRETS = ("frameworks/tf/test_tf_divergences.py",)
 DIVERGENCES, SPARSE, VALUES = (
     ("conformance/test_divergences.py",),
     ("conformance/test_sparse.py",),
@@ -60,7 +62,7 @@ MUTANTS = {
     "the mask of the predictions dropped": Mutant(REDUCTION, "return labelled if where is None else labelled & where", "return labelled", KERAS),
     "functions that saved models do not know": Mutant(SYMBOLIC, '    keras.saving.register_keras_serializable(package="zlpr")(call)\n', "", KERAS),
     "options of a functional model lost": Mutant(SYMBOLIC, "self.function(**self.options, **dict(", "self.function(**dict(", KERAS),
-    "infinity in a graph": Mutant(NAMESPACE, "if isfinite(value) or not is_in_graph():", "if True:", ("conformance/test_silence.py",)),
+    "infinity in a graph": Mutant(NAMESPACE, "if isfinite(value) or not is_in_graph() or is_compiled_by_xla():", "if True:", ("conformance/test_silence.py",)),
     # --- the derivative in a graph
     "derivative eagerly": Mutant(NAMESPACE, 'backend.backend() == "tensorflow" and not tf.executing_eagerly()', "False", TF),
     "graph: axes mixed up": Mutant(DERIVATIVE, "ops.transpose(x, (*batch, *axes))", "x", OPTIONS),
@@ -78,5 +80,15 @@ MUTANTS = {
     "graph: second order": Mutant(DERIVATIVE, "tf.gradients(plain, given, upstream_of_gradient, stop", "tf.gradients(plain, given, stop", DERIVATIVES),
     "graph: derivatives of what the upstream gradient is computed of": Mutant(DERIVATIVE, "upstream_of_gradient, stop_gradients=given)", "upstream_of_gradient)", TF),
     "graph: logits that are computed of the labels": Mutant(DERIVATIVE, ", stop_gradients=fixed)", ")", TF),
+    # --- the regret under XLA
+    "regret: upstream gradient forgotten in p": Mutant(REGRET, "return in_p * each, in_q * each", "return in_p, in_q * each", REGRETS),
+    "regret: upstream gradient forgotten, exact": Mutant(REGRET, "[in_p * each, in_q * each]", "[in_p * each, in_q]", REGRETS),
+    "regret: one exact row does for all": Mutant(REGRET, "exact = tf.reduce_all(", "exact = tf.reduce_any(", REGRETS),
+    "regret: dtype of the gradient": Mutant(REGRET, "ops.cast(in_q, u.dtype)", "in_q", REGRETS),
+    "regret: loop in forward mode": Mutant("zlpr_tf/_divergence_derivative.py", " and needs_only_gradients([p, q], [])", "", REGRETS),
+    "regret: second order": Mutant(REGRET, "given, list(upstreams), stop", "given, stop", REGRETS),
+    "regret: second order of the upstream gradient alone": Mutant(REGRET, "read(*given[:2]), ops", "read(s, u), ops", REGRETS),
+    "regret: gradient, floor forgotten": Mutant(UNSHIFTED_REGRET, "floor = cells.weight * (1 / sums.total)", "floor = 0 * cells.weight", REGRETS),
+    "regret: gradient, halves of the second": Mutant(UNSHIFTED_REGRET, "_softmax_weights(other, sums.negative, sums.positive)", "_softmax_weights(other, sums.positive, sums.negative)", REGRETS),
     "graph: the last block": Mutant(DERIVATIVE, "first = tf.minimum(first, count - step)", "first = tf.minimum(first, 0)", (*VALUES, *TF)),
 }  # fmt: skip
