@@ -25,6 +25,7 @@ SCHEMAS = {  # a schema that check-jsonschema brings, by its name there, and the
     "github-issue-forms": ".github/ISSUE_TEMPLATE/*.yml",
     "github-workflows": ".github/workflows/*.yml",
 }
+WORKERS = ("-n2", "--dist=worksteal")  # neighbours, which share what a compiler made, stay with one worker
 DEMO = {"torch": "torch", "jax": "jax", "keras": "tf"}
 
 # Packages are installed uncompiled: TensorFlow takes 7 s to import if Python may keep what it compiles, else 20 s
@@ -69,14 +70,13 @@ def run_suite(session: nox.Session, backend: str, *arguments: str) -> None:
     entry = BACKENDS[backend]
     files = [f"tests/conformance/test_{name}.py" for name in entry.get("only", [])]
     names = f"--backend={','.join(entry['harness'])}"
-    session.run("pytest", names, "-n2", *files, *arguments, *session.posargs, env=environment(entry))
+    session.run("pytest", names, *WORKERS, *files, *arguments, *session.posargs, env=environment(entry))
 
 
-def run_triton(session: nox.Session, version: str, *names: str) -> None:
-    """What is tested of the Triton kernels alone, on this Triton beside the torch there is: all, or some files."""
+def run_triton(session: nox.Session, version: str, *some: str) -> None:
+    """What is tested of the Triton kernels alone, on this Triton beside the torch there is: all, or a selection."""
     session.install("--no-compile", "--no-deps", f"triton=={version}.*")
-    files = [f"tests/integrations/triton/test_triton_{name}.py" for name in names] or ["tests/integrations/triton"]
-    session.run("pytest", "--backend=triton", "-n2", *files, *session.posargs)
+    session.run("pytest", "--backend=triton", *WORKERS, "tests/integrations/triton", *some, *session.posargs)
 
 
 def environment(entry: dict[str, str]) -> dict[str, str]:
@@ -140,16 +140,16 @@ def integrations(session: nox.Session, backend: str) -> None:
     path = f"tests/integrations/{backend}"
     if "only" in entry:
         run_suite(session, backend, path)
-        run_triton(session, TRITONS[0], "arguments", "compile")  # `tritons` runs the rest
+        run_triton(session, TRITONS[0], "-k", "arguments or every_two_values")  # `tritons` runs the rest
     else:
-        session.run("pytest", "-n2", path, *session.posargs, env=environment(entry))
+        session.run("pytest", *WORKERS, path, *session.posargs, env=environment(entry))
 
 
 @nox.session
 def readme(session: nox.Session) -> None:
     """All frameworks side by side: README, docstrings and examples run, and imports stay apart."""
     install(session, ".", *every_install(), "demo", "test", "pyyaml")
-    session.run("pytest", "-n2", "tests/together", *session.posargs, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
+    session.run("pytest", *WORKERS, "tests/together", *session.posargs, env={"TF_CPP_MIN_LOG_LEVEL": "3"})
 
 
 @nox.session
