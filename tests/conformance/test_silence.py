@@ -42,7 +42,7 @@ def test_the_loss(backend, mode, kind, options):
 
 
 @pytest.mark.spare
-@pytest.mark.parametrize("kind", ["hard", "floating"])
+@pytest.mark.parametrize("kind", TARGETS)
 def test_the_halves_and_r_drop(backend, mode, kind):
     run(backend, "zlpr_terms", "float32", mode, logits=FAR, targets=TARGETS[kind], **EVERY)
     run(backend, "rdrop_zlpr", "float32", mode, logits1=FAR, logits2=OTHER, targets=TARGETS[kind], **EVERY)

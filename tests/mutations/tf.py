@@ -63,6 +63,7 @@ MUTANTS = {
     "functions that saved models do not know": Mutant(SYMBOLIC, '    keras.saving.register_keras_serializable(package="zlpr")(call)\n', "", KERAS),
     "options of a functional model lost": Mutant(SYMBOLIC, "self.function(**self.options, **dict(", "self.function(**dict(", KERAS),
     "infinity in a graph": Mutant(NAMESPACE, "if isfinite(value) or not is_in_graph() or is_compiled_by_xla():", "if True:", ("conformance/test_silence.py",)),
+    "code that AutoGraph rewrites": Mutant(SYMBOLIC, "    @do_not_convert\n", "", TF),
     # --- the derivative in a graph
     "derivative eagerly": Mutant(NAMESPACE, 'backend.backend() == "tensorflow" and not tf.executing_eagerly()', "False", TF),
     "graph: axes mixed up": Mutant(DERIVATIVE, "ops.transpose(x, (*batch, *axes))", "x", OPTIONS),

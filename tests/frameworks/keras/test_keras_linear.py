@@ -56,25 +56,18 @@ def check(backend, loss, dtype, expected, wide="float32"):
         )
 
 
-def test_values_and_gradients(backend, dtype):
-    """Half precision multiplies exactly and adds up in float32."""
-    check_all(backend, dtype, 64)
-
-
 @pytest.mark.parametrize(
-    ("options", "chunk"), [({}, None), ({}, CLASSES), *[(options, 150) for options in OPTIONS.values() if options]]
+    ("options", "chunk"),
+    [(OPTIONS["plain"], chunk) for chunk in (64, CLASSES, None)] + [(option, 150) for option in OPTIONS.values()],
 )
-def test_options(backend, options, chunk):
-    check_all(backend, "float32", chunk, **options)
-
-
-def check_all(backend, dtype, chunk, **options):
+def test_values_and_gradients(backend, dtype, options, chunk):
+    """Half precision multiplies exactly and adds up in float32."""
     arrays = [rounded(array, dtype) for array in (INPUTS, KERNEL, BIAS)]
     for labels in (HARD, SOFT):
         expected = truth(labels, arrays, **options)
         check(
             backend,
-            lambda t=labels, **layer: linear_zlpr_loss(t, chunk=chunk, **layer, **options),
+            lambda o=options, t=labels, **layer: linear_zlpr_loss(t, chunk=chunk, **layer, **o),
             dtype,
             expected,
         )

@@ -56,7 +56,8 @@ def hard_rows():
 
 
 @by_pair
-@pytest.mark.parametrize(("compiler", "reduction"), [("inductor", "mean"), ("inductor", "none"), ("aot_eager", "none")])
+@pytest.mark.parametrize("compiler", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compiled_is_the_formula(pair, compiler, reduction):
     function = partial(pair, reduction=reduction)
     compiled = torch.compile(function, fullgraph=True, backend=compiler)
@@ -110,19 +111,17 @@ def test_gradients_are_rounded_once(pair, dtype):
         torch.testing.assert_close(one.double(), wide, rtol=rounding, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["kl", "symmetric", "own", "rdrop"])
-def test_one_graph_for_every_batch(name):
-    def pair(p, q, target):
-        return z.rdrop_zlpr_loss(p, q, target) if name == "rdrop" else PAIRS[name](p, q)
-
-    counter, frames = CompileCounterWithBackend("inductor"), []
-    compiled = torch.compile(pair, fullgraph=True, dynamic=True, backend=counter)
-    for rows in (7, 5, 2):
-        given = P[:rows].clone(), Q[:rows].clone()
-        got, true = (value_and_gradients(partial(f, target=SOFT[:rows] < 0.3), *given) for f in (compiled, pair))
-        torch.testing.assert_close(got, true, rtol=1e-5, atol=1e-6)
+@by_pair
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager", "inductor"])
+def test_one_graph_for_every_batch(pair, compiler):
+    counter, frames = CompileCounterWithBackend(compiler), []
+    compiled = torch.compile(z.zlpr_divergence if pair is PAIRS["own"] else pair, fullgraph=True, dynamic=True, backend=counter)  # fmt: skip
+    for rows in (7, 5, 3, 2):
+        got = value_and_gradients(compiled, P[:rows].clone(), Q[:rows].clone())
+        torch.testing.assert_close(got, value_and_gradients(pair, P[:rows], Q[:rows]), rtol=1e-5, atol=1e-6)
         frames.append(counter.frame_count)
-    assert frames[1:] == [frames[1]] * 2
+    if pair not in (PAIRS["rdrop"], PAIRS["rdrop, soft"]):  # whose targets are cut by the length of the logits here
+        assert frames[1:] == [frames[1]] * 3
 
 
 @by_pair

@@ -47,6 +47,9 @@ class Backend(ABC):
     reads_ids = True
     """Looks at class ids outside tracing, and names an illegal one. Who waits for an accelerator would read them there."""
 
+    rounds_alike = True
+    """Gives integer and bool targets the same bits."""
+
     tracing_modes = ()
     """The modes in which values cannot be looked at."""
 
