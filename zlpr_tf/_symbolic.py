@@ -34,8 +34,8 @@ def keras_function(function: Callable[P, R]) -> Callable[P, R]:
         outputs: R = _applied(call, signature(function).bind(*args, **kwargs).arguments)
         return outputs
 
-    keras.saving.register_keras_serializable(package="zlpr")(call)
-    return call
+    known: Callable[P, R] = keras.saving.register_keras_serializable(package="zlpr")(call)
+    return known
 
 
 def _applied(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -60,7 +60,7 @@ MUTANTS = {
     "the mean counts all": Mutant(REDUCTION, "ops.divide_no_nan(keras_reduced(losses, losses, sample_weight), ops.mean(kept))", "keras_reduced(losses, losses, sample_weight)", KERAS),
     "the mean divides by all weights": Mutant(REDUCTION, "kept * _aligned(sample_weight, kept)", "_aligned(sample_weight, kept)", KERAS),
     "the mask of the predictions dropped": Mutant(REDUCTION, "return labelled if where is None else labelled & where", "return labelled", KERAS),
-    "functions that saved models do not know": Mutant(SYMBOLIC, '    keras.saving.register_keras_serializable(package="zlpr")(call)\n', "", KERAS),
+    "functions that saved models do not know": Mutant(SYMBOLIC, 'keras.saving.register_keras_serializable(package="zlpr")(call)', "call", KERAS),
     "options of a functional model lost": Mutant(SYMBOLIC, "self.function(**self.options, **dict(", "self.function(**dict(", KERAS),
     "infinity in a graph": Mutant(NAMESPACE, "if isfinite(value) or not is_in_graph() or is_compiled_by_xla():", "if True:", ("conformance/test_silence.py",)),
     "code that AutoGraph rewrites": Mutant(SYMBOLIC, "    @do_not_convert\n", "", TF),
