@@ -97,7 +97,8 @@ class Rows:
             return None, None
         logits = logits.to(self.dtype)
         if not torch.compiler.is_compiling():
-            halves, gradient = swept(logits, inputs.target, inputs.options, upstream, exponentials=exponentials)
+            memory = None if upstream is None else self.memory["of_loss"]
+            halves, gradient = swept(logits, inputs.target, inputs.options, upstream, memory, exponentials=exponentials)
             return halves.sum(0), gradient
         losses, gradient = in_graph(logits, inputs.target, upstream, exponentials)
         return torch.where(losses < LIMIT[self.dtype], losses, torch.nan), gradient

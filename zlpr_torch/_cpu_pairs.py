@@ -19,32 +19,27 @@ from zlpr_core._logistic import tanh_half
 from ._cpu_memory import AnyMemory, NewMemory
 from ._cpu_terms import number_tensor, row_sums
 
-NEAR = 1.5
-"""KL of logits closer than this is made of tanh and atanh, that of others a difference of softplus, which then loses no
-digits."""
+NEAR = 2.0
+"""KL of logits closer than this is made of ``e^x - 1 - x``, that of others a difference of softplus."""
+
+Quotient = tuple[list[float], list[float]]
+"""Two polynomials, from the constant on, of which the second is divided by."""
 
 
-def _quotient(factors: list[float]) -> tuple[list[float], list[float]]:
-    """``f1 / (3 + f2 x / (5 + f3 x / …))`` as two polynomials in x, of which the second is divided by."""
-    top, bottom = [1.0], [2.0 * len(factors) + 1]
-    for odd, factor in zip(range(2 * len(factors) - 1, 1, -2), factors[:0:-1], strict=True):
-        longer = [odd * b + factor * t for b, t in zip_longest(bottom, [0.0, *top], fillvalue=0.0)]
+def _half(terms: int) -> Quotient:
+    """In x²: ``(y coth y - 1) / x²`` for y = x / 2, from the fraction ``y coth y = 1 + y²/(3 + y²/(5 + …))``."""
+    top, bottom = [1.0], [2.0 * terms + 1]
+    for odd in range(2 * terms - 1, 1, -2):
+        longer = [odd * b + 0.25 * t for b, t in zip_longest(bottom, [0.0, *top], fillvalue=0.0)]
         top, bottom = bottom, longer
-    return [factors[0] * t for t in top], bottom
+    return [0.25 * t for t in top], bottom
 
 
-HALF = {torch.float32: _quotient([0.25] * 4), torch.float64: _quotient([0.25] * 7)}
-"""In t²: ``((t/2) / tanh(t/2) - 1) / t²``, for ``|t| < NEAR``."""
+HALF = {torch.float32: _half(5), torch.float64: _half(8)}
+"""For ``|x| < NEAR``."""
 
-
-def _atanh(terms: int) -> tuple[list[float], list[float]]:
-    """In t²: ``(atanh(t) / t - 1) / t²``, from the continued fraction of ``t / atanh(t)``."""
-    top, bottom = _quotient([1.0] + [-float(k * k) for k in range(2, terms)])
-    return top, [b - t for b, t in zip_longest(bottom, [0.0, *top], fillvalue=0.0)]
-
-
-ATANH = {torch.float32: _atanh(7), torch.float64: _atanh(13)}
-"""For ``|t| < 0.47``."""
+HALF_OF_MEAN = {torch.float32: _half(4), torch.float64: _half(6)}
+"""For ``|x| < NEAR / 2``: the mean is at most half of the largest value."""
 
 COSH = {
     dtype: [2 / factorial(power) for power in range(2, last, 2)]
@@ -106,44 +101,42 @@ def _exponentials(block: Block, at: Sigmoids) -> Both:
 
 
 def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
-    """With both logits mirrored where x > 0, so that ``σ(x)`` is at most a half: KL is the same, and cancels less."""
-    memory = block.memory
-    side = torch.neg(block.x, out=memory["side"]).ge_(0)
-    side = torch.add(number_tensor(-1.0, side.dtype), side, alpha=2, out=side)  # -1 where mirrored
-    x, y = torch.mul(block.x, side, out=memory["on_x"]), torch.mul(block.y, side, out=memory["on_y"])
-    rise = torch.sub(y, x, out=memory["rise"])
-    on_y, off_y = _sigmoids(y, y, memory["off_y"])
-    on = x.sigmoid_()
+    """With both logits mirrored where x > 0, so that ``σ(x)`` is at most a half: KL is the same, and cancels less.
+
+    Near each other it is ``log E[e^(R - E[R])]``, as in the core: ``r`` and what is made of it are 0 elsewhere. Far
+    apart it is ``softplus(y) - softplus(x) - σ(x) (y - x)``, in which the difference of softplus is one logarithm.
+    """
+    memory, dtype = block.memory, block.x.dtype
+    other_side = torch.copysign(number_tensor(1.0, dtype), block.x, out=memory["side"])  # 1 where mirrored
+    rise = torch.mul(block.gap, other_side, out=memory["rise"])  # y - x
+    off_y, on_y = _sigmoids(torch.mul(block.y, other_side, out=memory["off_y"]), memory["off_y"], memory["on_y"])
+    on = torch.copysign(block.x, number_tensor(-1.0, dtype), out=memory["on_x"]).sigmoid_()
     is_near = torch.abs(rise, out=memory["is_near"]).lt_(NEAR)
-    r, line = _exp_minus_line(rise, memory)
-    grown = torch.add(r, line, out=memory["grown"]).mul_(on)  # σ(x) (e^rise - 1), by which 1 + e^y is above 1 + e^x
-    near = line.mul_(on).addcmul_(*_line_minus_log(grown, memory), value=-1)
-    # softplus(y) - softplus(x) - σ(x) (y - x), in which the difference of softplus is one logarithm
+    r = torch.mul(rise, is_near, out=memory["x"])  # the logits are not needed any more
+    mean = torch.mul(r, on, out=memory["y"])
+    above = _exp_minus_line(torch.sub(r, mean, out=memory["above"]), HALF, 1, memory)
+    below = _exp_minus_line(mean, HALF_OF_MEAN, -1, memory)
+    close = torch.lerp(below, above, on, out=memory["square"])
     apart = on_y.sub_(on)
-    far = torch.div(apart, off_y, out=memory["t"]).log1p_().addcmul_(on, rise, value=-1)
-    values = row_sums(_either(is_near, near, far, far))
-    in_q = _either(is_near, grown.mul_(off_y), apart, apart).mul_(side) if wanted[1] else None
-    in_p = torch.addcmul(on, on, on, value=-1, out=rise).mul_(block.gap) if wanted[0] else None
-    return values, (in_p, in_q), (None, None)
+    far = torch.div(apart, off_y, out=memory["odd"])
+    cells = _either(is_near, close, far, far).log1p_()
+    values = row_sums(cells.addcmul_(torch.sub(rise, r, out=rise), on, value=-1))
+    slope = torch.addcmul(on, on, on, value=-1, out=on)
+    if wanted[1]:
+        near = above.sub_(below).add_(r).mul_(slope).div_(close.add_(1))
+        apart = _either(is_near, near, apart, apart)
+        apart = torch.addcmul(number_tensor(0.0, dtype), apart, other_side, value=-1, out=apart)
+    return values, (slope.mul_(block.gap) if wanted[0] else None, apart if wanted[1] else None), (None, None)
 
 
-def _exp_minus_line(rise: Tensor, memory: AnyMemory) -> tuple[Tensor, Tensor]:
-    """``r`` and ``e^r - 1 - r`` for r = rise where it is near 0."""
-    top, bottom = HALF[rise.dtype]
-    r = torch.clamp(rise, -NEAR, NEAR, out=memory["t"])
-    square = torch.square(r, out=memory["spare"])
+def _exp_minus_line(x: Tensor, half: dict[torch.dtype, Quotient], sign: int, memory: AnyMemory) -> Tensor:
+    """``e^x - 1 - x`` for the x of ``half``, or with a ``sign`` of -1 the same of ``-x``; in the memory of x."""
+    top, bottom = half[x.dtype]
+    square = torch.square(x, out=memory["square"])
     odd, even = _polynomial(square, top, memory["odd"]), _polynomial(square, bottom, memory["even"])
-    odd = torch.addcmul(even, odd, r, value=-2, out=odd)
-    return r, square.mul_(odd).div_(even.addcmul_(odd, r, value=-0.5)).mul_(0.5)
-
-
-def _line_minus_log(v: Tensor, memory: AnyMemory) -> tuple[Tensor, Tensor]:
-    """Two factors of ``v - log(1 + v)``: ``w = v / (2 + v)`` and what is left, by ``log(1 + v) = 2 atanh(w)``."""
-    top, bottom = ATANH[v.dtype]
-    w = torch.div(v, torch.add(v, 2, out=memory["t"]), out=memory["w"])
-    square = torch.square(w, out=memory["t"])
-    odd, even = _polynomial(square, top, memory["odd"]), _polynomial(square, bottom, memory["even"])
-    return w, torch.addcdiv(v, odd.mul_(square), even, value=-2, out=odd)
+    odd = torch.addcmul(even, odd, x, value=-2 * sign, out=odd)
+    even.addcmul_(odd, x, value=-0.5 * sign)
+    return torch.addcdiv(number_tensor(0.0, x.dtype), square.mul_(odd), even, value=0.5, out=x)
 
 
 def _polynomial(x: Tensor, factors: list[float], memory: Tensor | None) -> Tensor:
