@@ -100,17 +100,32 @@ def _exponentials(block: Block, at: Sigmoids) -> Both:
     return torch.div(at.on_x, at.off_x, out=memory["exp_x"]), torch.div(at.on_y, at.off_y, out=memory["exp_y"])
 
 
-def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
-    """With both logits mirrored where x > 0, so that ``σ(x)`` is at most a half: KL is the same, and cancels less.
+class Mirrored(NamedTuple):
+    """Both logits from the side on which x is negative, ``σ(x)`` at most a half: KL is the same, and cancels less."""
 
-    Near each other it is ``log E[e^(R - E[R])]``, as in the core: ``r`` and what is made of it are 0 elsewhere. Far
-    apart it is ``softplus(y) - softplus(x) - σ(x) (y - x)``, in which the difference of softplus is one logarithm.
-    """
+    side: Tensor  # 1 where mirrored, -1 elsewhere
+    rise: Tensor  # y - x
+    on_x: Tensor
+    on_y: Tensor
+    off_y: Tensor
+
+
+def _mirrored(block: Block) -> Mirrored:
     memory, dtype = block.memory, block.x.dtype
-    other_side = torch.copysign(number_tensor(1.0, dtype), block.x, out=memory["side"])  # 1 where mirrored
-    rise = torch.mul(block.gap, other_side, out=memory["rise"])  # y - x
-    off_y, on_y = _sigmoids(torch.mul(block.y, other_side, out=memory["off_y"]), memory["off_y"], memory["on_y"])
-    on = torch.copysign(block.x, number_tensor(-1.0, dtype), out=memory["on_x"]).sigmoid_()
+    side = torch.copysign(number_tensor(1.0, dtype), block.x, out=memory["side"])
+    rise = torch.mul(block.gap, side, out=memory["rise"])
+    off_y, on_y = _sigmoids(torch.mul(block.y, side, out=memory["off_y"]), memory["off_y"], memory["on_y"])
+    on_x = torch.copysign(block.x, number_tensor(-1.0, dtype), out=memory["on_x"]).sigmoid_()
+    return Mirrored(side, rise, on_x, on_y, off_y)
+
+
+def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
+    """Where near each other ``log E[e^(R - E[R])]``, as in the core: ``r`` and what is made of it are 0 elsewhere.
+
+    Far apart ``softplus(y) - softplus(x) - σ(x) (y - x)``, in which the difference of softplus is one logarithm.
+    """
+    side, rise, on, on_y, off_y = _mirrored(block)
+    memory = block.memory
     is_near = torch.abs(rise, out=memory["is_near"]).lt_(NEAR)
     r = torch.mul(rise, is_near, out=memory["x"])  # the logits are not needed any more
     mean = torch.mul(r, on, out=memory["y"])
@@ -125,7 +140,7 @@ def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
     if wanted[1]:
         near = above.sub_(below).add_(r).mul_(slope).div_(close.add_(1))
         apart = _either(is_near, near, apart, apart)
-        apart = torch.addcmul(number_tensor(0.0, dtype), apart, other_side, value=-1, out=apart)
+        apart = torch.addcmul(number_tensor(0.0, apart.dtype), apart, side, value=-1, out=apart)
     return values, (slope.mul_(block.gap) if wanted[0] else None, apart if wanted[1] else None), (None, None)
 
 
