@@ -4,14 +4,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_tf_training import BATCH, FIT, HARD, SAMPLE_WEIGHT, X, by_hand, check, compiled, network, two_devices
+from keras_descent import BATCH, FIT, HARD, PADDED, SAMPLE_WEIGHT, X, by_hand, check, compiled, network, two_devices
 
 import zlpr_core
 from zlpr_tf import SparseZLPRLoss, multi_hot, predict, sparse_zlpr_loss
 
 LISTS = [np.flatnonzero(row).tolist() for row in HARD]
 RAGGED = tf.ragged.constant(LISTS, dtype=tf.int64)
-PADDED = RAGGED.to_tensor(default_value=-1).numpy()
 
 
 def from_slices(targets):

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_tf_class_ids import PADDED
-from test_tf_training import FIT, HARD, RATE, SAMPLE_WEIGHT, SOFT, X, by_hand, check, network, two_devices
+from keras_descent import FIT, HARD, PADDED, RATE, SAMPLE_WEIGHT, SOFT, X, by_hand, check, network, two_devices
 
 import zlpr_core
 from zlpr_tf import RDropZLPR, SparseZLPRLoss, ZLPRLoss
