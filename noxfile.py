@@ -73,9 +73,14 @@ def run_suite(session: nox.Session, backend: str, *arguments: str) -> None:
     session.run("pytest", names, *WORKERS, *files, *arguments, *session.posargs, env=environment(entry))
 
 
+def install_triton(session: nox.Session, version: str) -> None:
+    """Another than the pinned torch brings, beside it."""
+    session.install("--no-compile", "--no-deps", f"triton=={version}.*")
+
+
 def run_triton(session: nox.Session, version: str, *names: str) -> None:
     """What is tested of the Triton kernels alone, on this Triton beside the torch there is: all, or some files."""
-    session.install("--no-compile", "--no-deps", f"triton=={version}.*")
+    install_triton(session, version)
     files = [f"tests/integrations/triton/test_triton_{name}.py" for name in names] or ["tests/integrations/triton"]
     session.run("pytest", "--backend=triton", *WORKERS, *files, *session.posargs)
 
@@ -140,6 +145,7 @@ def integrations(session: nox.Session, backend: str) -> None:
         install_peers(session, backend)
     path = f"tests/integrations/{backend}"
     if "only" in entry:
+        install_triton(session, TRITONS[-1])
         run_suite(session, backend, path)
         run_triton(session, TRITONS[0], "arguments", "compile")  # `tritons` runs the rest
     else:

@@ -1,6 +1,6 @@
 """The regret without a shift, where all logits are near 0: two exponentials a pair of cells, and sums in two passes.
 
-For adapters whose compiler can branch on a value, as ``_unshifted`` is. Without a mask.
+Like ``_unshifted`` for adapters whose compiler can branch on a value. Without a mask.
 """
 
 from math import log
@@ -22,11 +22,11 @@ class _Cells(NamedTuple):
     on: Any  # σ(2x)
     off: Any  # σ(-2x)
     weight: Any  # 1 / (2 cosh x)
-    is_far: Any  # where all of these are of 0 instead
+    is_far: Any  # beyond the limit: there all of these are those of x = y = 0
 
 
 def unshifted_regret_sums(pair: Pair, /, *, xp: Namespace) -> tuple[RegretSums, Any]:
-    """``(sums, exact)``: what ``regret_sums`` gives, without derivatives, and the rows for which it is that.
+    """``(sums, exact)``: the sums are those of ``regret_sums`` in rows where ``exact`` is True. No derivatives.
 
     The value is ``log(E[e^d] E[e^-d])`` for d = gap - mean, under the weights and the 1 beside them.
     """
@@ -36,7 +36,7 @@ def unshifted_regret_sums(pair: Pair, /, *, xp: Namespace) -> tuple[RegretSums, 
     mean = xp.sum(cells.weight * cells.gap, axis=axes, keepdims=True) / total
     terms = _moved(cells, mean, xp=xp)
     high, low, both = (xp.sum(term, axis=axes, keepdims=True) for term in terms)
-    one_high, one_low = xp.expm1(-mean), xp.expm1(mean)  # the 1, moved
+    one_high, one_low = xp.expm1(-mean), xp.expm1(mean)  # what the 1 beside the sums adds
     rise, fall = (high + one_high) / total, (low - one_low) / total
     value = xp.log1p((both - one_high * one_low) / total - rise * fall)
     positive, negative = xp.exp(mean) * total * (1 + rise) - 1, xp.exp(-mean) * total * (1 - fall) - 1
@@ -72,7 +72,7 @@ def _cells(pair: Pair, *, xp: Namespace) -> _Cells:
 
 
 def _moved(cells: _Cells, mean: Any, *, xp: Namespace) -> tuple[Any, Any, Any]:
-    """Cells of ``w (e^d - 1)``, of ``w (1 - e^-d)`` and of their difference, where no first order is left to round."""
+    """``w (e^d - 1)``, ``w (1 - e^-d)`` and their difference, in which the first order cancels before it is rounded."""
     centred, moved = cells.gap - mean, cells.ratio * xp.exp(-mean)
     is_near = abs(centred) < NEAR
     grown = xp.where(is_near, exp_minus_one(xp.where(is_near, centred, 0.0)), moved - 1)

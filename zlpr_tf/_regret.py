@@ -1,4 +1,4 @@
-"""The regret in a graph that XLA compiles: values by blocks of rows, both gradients of a few sums a row.
+"""The regret in a graph that XLA compiles: values by blocks of rows, both gradients from a few sums a row.
 
 Of the whole batch at once XLA would set aside ten arrays of the logits' size, which takes longer than the arithmetic.
 Every derivative beyond the gradients is TensorFlow's own of the core's formula.
@@ -19,11 +19,12 @@ from ._derivative import AXES, by_blocks
 from ._namespace import xp, xp_in_short_loop
 
 BLOCK = 2**18
-"""Logits of which sums are taken at a time: their arrays stay in the cache, and smaller ones take longer to start."""
+"""Logits of a block. The arrays of a larger one leave the cache, and of smaller ones the start takes longest."""
 COLUMNS = 6
 """What is kept of a row: the value, and five numbers of its sums."""
 
 Read = Callable[[Any, Any], Pair]
+"""What makes a Pair of two blocks of logits."""
 
 
 def regret(p: Any, q: Any, read: Read) -> Any:

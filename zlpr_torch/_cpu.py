@@ -68,7 +68,7 @@ def forward(
 
 
 def average(losses: Tensor, examples: int) -> Tensor:
-    """The sum over a number of examples, by a tensor: ``mean`` makes one of that number, which takes as long again."""
+    """The sum, divided by a kept tensor: ``mean`` would make one of the number, which doubles the time."""
     return losses.sum().div_(kept_number(float(examples), losses.dtype))
 
 
@@ -104,7 +104,7 @@ def forward_terms(
 ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
     """The two halves of each example, and for ``backward_terms`` the gradients of both in one array.
 
-    That holds both of hard targets, as each cell is in one half only. Of others nothing is kept.
+    One array is enough for hard targets, as each cell is in one half only. For others nothing is kept.
     """
     layout = layout_of(input.dim(), axes)
     kept = with_gradient and input.dtype in WIDE and not target.is_floating_point()
@@ -226,7 +226,7 @@ class Sweep:
         return self.logits.new_empty((1 if self.of_part else 2, self.count, 1), dtype=self.dtype)
 
     def blocks(self) -> Tensor:
-        """The losses of the rows that are exact."""
+        """The losses of all rows; ``inexact_rows`` says which of them are wrong."""
         if self.step == self.count:
             return self.block(self.logits, self.targets, self.options, self.upstream, self.gradient)
         losses = self.empty_losses()
@@ -238,7 +238,7 @@ class Sweep:
         return losses
 
     def block(self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, gradient: Any) -> Tensor:
-        """``blocks`` of some rows. Writes their gradient."""
+        """The losses of one block. Writes its gradient."""
         self.memory.of_rows(len(logits))
         in_place = gradient is not None and gradient.dtype == self.dtype
         memory = gradient if in_place else self.memory["negative"]
@@ -298,7 +298,7 @@ class Sweep:
                 half.mul_(factor.to(self.dtype) if isinstance(factor, Tensor) else factor)
 
     def recompute(self, rows: Tensor, losses: Tensor) -> None:
-        """Some rows with care, or by the core."""
+        """Some rows by ``careful_terms``, or by the core if this sweep is careful already."""
         logits, targets = self.logits[rows], some_rows(self.targets, rows)
         options, upstream = options_of(self.options, rows), of_rows(self.upstream, rows)
         if self.careful:
@@ -353,7 +353,7 @@ def _factors(options: Options) -> tuple[Any, Any]:
 
 
 def _distinct(option: Any) -> Any:
-    """With one cell along an axis on which expansion repeats it."""
+    """The option with one cell along each axis on which ``expand`` repeats it."""
     if not isinstance(option, Tensor):
         return option
     return option[tuple([slice(None if stride else 1) for stride in option.stride()])]

@@ -18,7 +18,7 @@ from ._formula import Inputs, PairCall, pair_gradients, plain_pair
 from ._layout import layout_of, some_rows
 
 CELLS = 2**18
-"""In a block: fewer cost more calls than arithmetic, and of more the dozen arrays leave the cache."""
+"""Of a block. With fewer, calls cost more than arithmetic; with more, its dozen arrays leave the cache."""
 
 Wanted = tuple[bool, bool]
 """Whether the gradient in the first logit tensor is wanted, and in the second."""
@@ -66,7 +66,7 @@ class Rows:
     def __init__(self, call: PairCall, inputs: Inputs, wanted: Wanted, memory: AnyMemory) -> None:
         self.call, self.wanted, self.memory = call, wanted, memory
         self.dtype = computing_dtype(inputs)
-        self.factor = call.scale * call.share  # of a gradient in the scaled logits
+        self.factor = call.scale * call.share  # turns a gradient in the scaled logits into one in the logits
 
     def block(self, inputs: Inputs, each: Any, wholes: list[Any]) -> tuple[Tensor, list[Any]]:
         """The values of some rows, and their gradients, which are written to ``wholes`` if these are given."""
@@ -92,7 +92,7 @@ class Rows:
         return both.to(logits.dtype) if whole is None else whole.copy_(both)
 
     def loss(self, logits: Tensor, inputs: Inputs, upstream: Any, exponentials: Tensor | None) -> tuple[Any, Any]:
-        """Losses and gradient of the first or the second logits, if there is a target. In a graph it has no options."""
+        """Losses and gradient of the first or the second logits, if there is a target, in a graph without options."""
         if inputs.target is None:
             return None, None
         logits = logits.to(self.dtype)

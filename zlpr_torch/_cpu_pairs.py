@@ -20,10 +20,10 @@ from ._cpu_memory import AnyMemory, NewMemory
 from ._cpu_terms import number_tensor, row_sums
 
 NEAR = 2.0
-"""KL of logits closer than this is made of ``e^x - 1 - x``, that of others a difference of softplus."""
+"""Below this ``|y - x|`` KL is made of ``e^x - 1 - x``, above it of a difference of softplus."""
 
 Quotient = tuple[list[float], list[float]]
-"""Two polynomials, from the constant on, of which the second is divided by."""
+"""The coefficients of numerator and denominator, lowest power first."""
 
 
 def _half(terms: int) -> Quotient:
@@ -51,13 +51,13 @@ FARTHEST = 64.0
 """Beyond it ``tanh(gap / 2)`` is 1."""
 
 FAR = {torch.float32: 20.0, torch.float64: 170.0}
-"""Up to here the exponentials of the regret can be multiplied with each other without a shift."""
+"""The largest logit for which products of the regret's exponentials stay in range without a shift."""
 
 Both = tuple[Tensor | None, Tensor | None]
-"""Something of each of the two logit vectors."""
+"""One tensor for x and one for y; None where it is not wanted."""
 
 Computed = tuple[Tensor, Both, Both]
-"""The values, the gradients, and where a loss of the logits needs them ``e^x`` and ``e^y``."""
+"""The values, the gradients, and ``e^x`` and ``e^y`` if the losses of R-Drop can use them."""
 
 
 class Block(NamedTuple):
@@ -96,7 +96,7 @@ def _jeffreys(block: Block, wanted: tuple[bool, bool]) -> Computed:
 def _exponentials(block: Block, at: Sigmoids) -> Both:
     memory = block.memory
     if torch.compiler.is_compiling():
-        return torch.exp(block.x), torch.exp(block.y)  # which are there
+        return torch.exp(block.x), torch.exp(block.y)  # Inductor merges them with those of `_sigmoids`
     return torch.div(at.on_x, at.off_x, out=memory["exp_x"]), torch.div(at.on_y, at.off_y, out=memory["exp_y"])
 
 
@@ -166,7 +166,8 @@ def _polynomial(x: Tensor, factors: list[float], memory: Tensor | None) -> Tenso
 def _sigmoids(x: Tensor, on: Tensor | None, off: Tensor | None) -> tuple[Tensor, Tensor]:
     """``σ(x)`` and ``σ(-x)``, in the given memory: ``on`` may be x.
 
-    PyTorch's exp takes three times as long as its sigmoid. Inductor's take the same, and one exponential less there.
+    Eagerly by two sigmoids, because ``torch.exp`` takes three times as long (torch 2.13). In a graph both take the
+    same, and one exponential serves both.
     """
     if torch.compiler.is_compiling():
         exp = torch.exp(x)
@@ -177,7 +178,11 @@ def _sigmoids(x: Tensor, on: Tensor | None, off: Tensor | None) -> tuple[Tensor,
 
 
 def _either(flags: Tensor, yes: Tensor, no: Tensor, memory: Tensor) -> Tensor:
-    """``yes`` where ``flags`` are 1 and not 0: by a select where Inductor makes one, which in eager code takes long."""
+    """``yes`` where ``flags`` are 1, ``no`` where they are 0.
+
+    Eagerly by lerp, as ``torch.where`` takes ten times as long. An infinity that is not taken gives NaN then, and
+    ``repair`` computes that row.
+    """
     if torch.compiler.is_compiling():
         return torch.where(flags > 0, yes, no)
     return torch.lerp(no, yes, flags, out=memory)
@@ -193,7 +198,7 @@ def _apart(block: Block, at: Sigmoids) -> Tensor:
 
 
 def _apart_in_a_graph(gap: Tensor, at: Sigmoids) -> Tensor:
-    """The same without ``expm1``, which Inductor takes for ``e^x - 1`` (torch 2.13): far apart, a difference."""
+    """The same without ``expm1``, which Inductor takes for ``e^x - 1`` (torch 2.13). From 1 apart on, a difference."""
     more, less = at.on_x * at.off_y, at.off_x * at.on_y
     return torch.where(gap.abs() < 1, (more + less) * tanh_half(gap.clamp(-1, 1)), more - less)
 
@@ -214,7 +219,7 @@ def _regret(block: Block, wanted: tuple[bool, bool]) -> Computed:
 
 
 def _rows_beyond(far: float, *logits: Tensor) -> Tensor | None:
-    """A column, True for rows with a logit beyond ``far``, or NaN; None if it is seen that there is none."""
+    """A column, True for rows with a logit beyond ``far``, or NaN; None if values can be read and there is none."""
     if torch.compiler.is_compiling():
         return ~((logits[0].abs() <= far) & (logits[1].abs() <= far)).all(1, True)
     ends = [float(end) for x in logits for end in torch.aminmax(x)]
@@ -255,21 +260,21 @@ def _centred(block: Block, read: _Regret) -> Tensor:
     """``E[e^d] E[e^-d] - 1`` for ``d = gap - mean``: ``A + B C``.
 
     ``B = E[e^d] - 1`` and ``C = E[e^-d] - 1`` are at least 0, because E[d] is, and their sum A is an expectation of
-    squares, in which nothing cancels. So B and C need not be more exact than 1 is.
+    squares, in which nothing cancels. B and C are rounded to eps; kept within [0, A], they cannot spoil a small value.
     """
     memory, total = block.memory, read.total
     mean = row_sums(torch.mul(read.weight, block.gap, out=memory["spare"])).div_(total)
-    up, down = torch.exp(mean), torch.exp(-mean)
+    grown, shrunk = torch.exp(mean), torch.exp(-mean)
     centred = torch.sub(block.gap, mean, out=memory["centred"])
-    far = torch.mul(read.positive, down, out=memory["far"]).addcmul_(read.negative, up).sub_(read.weight, alpha=2)
-    one = _squares(mean, up + down - 2, number_tensor(1.0, mean.dtype), NewMemory())
+    far = torch.mul(read.positive, shrunk, out=memory["far"]).addcmul_(read.negative, grown).sub_(read.weight, alpha=2)
+    one = _squares(mean, grown + shrunk - 2, number_tensor(1.0, mean.dtype), NewMemory())
     apart = row_sums(_squares(centred, far, read.weight, memory)).add_(one).div_(total)
-    high, low = read.positive_total * down / total - 1, read.negative_total * up / total - 1
+    high, low = read.positive_total * shrunk / total - 1, read.negative_total * grown / total - 1
     return apart + torch.minimum(high.clamp_(0), apart) * torch.minimum(low.clamp_(0), apart)
 
 
 def _squares(d: Tensor, far: Tensor, weight: Tensor, memory: AnyMemory) -> Tensor:
-    """``w (e^(d/2) - e^(-d/2))²``, which is ``far`` where d is far from 0; over d."""
+    """``w (e^(d/2) - e^(-d/2))²`` in the memory of d; ``far`` is the same by exponentials, taken from 1 on."""
     is_small = torch.abs(d, out=memory["is_small"]).lt_(1)
     square = d.square_()
     near = _polynomial(square, COSH[d.dtype], memory["spare"]).mul_(square).mul_(weight)

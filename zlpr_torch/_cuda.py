@@ -287,7 +287,7 @@ def device_of(index: int) -> Device:
     if index < 0:
         return Device(1, 2**40)
     properties = torch.cuda.get_device_properties(index)
-    return Device(properties.multi_processor_count, properties.L2_cache_size)
+    return Device(properties.multi_processor_count, properties.L2_cache_size, properties.warp_size)
 
 
 def _launch(kernel: Any, programs: int, cells: Cells, arguments: tuple[Any, ...], **constants: Any) -> bool:

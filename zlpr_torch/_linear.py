@@ -17,6 +17,7 @@ from ._ids import ids_of_part
 from ._layer import Targets
 from ._linear_autograd import Call, LinearLoss, as_rows, dense_loss
 from ._namespace import Option, xp
+from ._plan import read_budget
 from ._reduction import Reduction, read_reduction
 
 
@@ -86,6 +87,7 @@ def linear_zlpr_loss(
         return _sharded.of_dtensors(linear_zlpr_loss, **locals())
     check_tensors(target=target)
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
+    _check_devices(input, target=target, mask=mask, weight=weight, pos_weight=pos_weight, threshold=threshold)
     check_layer_targets(target, call.shape, xp=xp)
     targets = Targets(as_rows(target), None, label_smoothing, ignore_index)
     return _loss(call, (input, linear_weight, bias), targets, (mask, weight, pos_weight, threshold))
@@ -134,6 +136,7 @@ def sparse_linear_zlpr_loss(
     if has_dtensor(input, linear_weight, bias, indices):
         return _sharded.of_dtensors(sparse_linear_zlpr_loss, **locals())
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
+    _check_devices(input, indices=indices, mask=mask, weight=weight, pos_weight=pos_weight, threshold=threshold)
     first, total = 0, call.shape[-1]
     if group is not None:
         part = _sharded.part_of(total, group, class_range, input.device)
@@ -154,25 +157,36 @@ def _call_of(
     group: Any,
 ) -> Call:
     """Of arguments that are checked here."""
-    _check(input, weight, bias, budget, empty=group is not None)
+    _check(input, weight, bias, empty=group is not None)
+    read_budget(budget)
+    check_hook(hook)
     rounded = _autocast_dtype(input.device.type)
     return Call.of(input, weight, read_reduction(reduction), budget, hook=hook, rounded=rounded, group=group)
 
 
-def _check(input: Tensor, weight: Tensor, bias: Tensor | None, budget: Any, *, empty: bool) -> None:
-    """Raise unless these are tensors of one device that make a linear layer, and the budget is a number."""
+def _check(input: Tensor, weight: Tensor, bias: Tensor | None, *, empty: bool) -> None:
+    """Raise unless these are tensors of one device that make a linear layer."""
     given = {"input": input, "linear_weight": weight}
     if bias is not None:  # no `|`, which PyTorch 2.6 does not compile
         given["bias"] = bias
     check_tensors(**given)
     check_layer(input, weight, bias, 0, xp=xp, empty=empty)
-    for name, tensor in given.items():
-        if tensor.device != input.device:
-            msg = f"`{name}` must be on the device of `input`, {input.device}. Received: {tensor.device}."
+    _check_devices(input, **given)
+
+
+def _check_devices(like: Tensor, **others: Any) -> None:
+    """Raise unless the tensors are where the input is. A single number may be anywhere, as PyTorch takes it."""
+    for name, tensor in others.items():
+        if isinstance(tensor, Tensor) and tensor.dim() and tensor.device != like.device:
+            msg = f"`{name}` must be on the device of `input`, {like.device}. Received: {tensor.device}."
             raise ValueError(msg)
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget <= 0):
-        msg = f"`memory_budget` must be a positive whole number of bytes. Received: {budget!r}."
-        raise ValueError(msg)
+
+
+def check_hook(hook: Any) -> None:
+    """Raise if it cannot be called."""
+    if hook is not None and not callable(hook):
+        msg = f"`weight_grad_hook` must be a function of a slice of the classes and a gradient. Received: {hook!r}."
+        raise TypeError(msg)
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:

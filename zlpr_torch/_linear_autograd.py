@@ -166,8 +166,14 @@ def second_sweep(
     each = upstream.reshape(-1, 1).to(call.dtype)
     if call.reduction == "mean":
         each = each / (len(layer.input) if labelled is None else number_of(labelled))
-    found = gradients(layer, call.plan.by_classes().size, parts, each.expand(len(layer.input), 1), wanted, logits)
-    if call.group is not None and found[0] is not None:
+    is_summed = call.group is not None and wanted.input
+    try:
+        found = gradients(layer, call.plan.by_classes().size, parts, each.expand(len(layer.input), 1), wanted, logits)
+    except Exception:
+        if is_summed:  # the user's hook raised here, and the other processes wait: a sum that is NaN stops them too
+            distributed.all_reduce(torch.full_like(layer.input, torch.nan, dtype=each.dtype), group=call.group)
+        raise
+    if is_summed:
         distributed.all_reduce(found[0], group=call.group)
     return found
 

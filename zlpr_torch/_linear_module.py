@@ -10,10 +10,10 @@ from zlpr_core._options import Options
 
 from ._chunks import Hook
 from ._helpers import predict
-from ._linear import linear_zlpr_loss, sparse_linear_zlpr_loss
+from ._linear import check_hook, linear_zlpr_loss, sparse_linear_zlpr_loss
 from ._modules import READ
 from ._namespace import Option
-from ._plan import LinearPlan
+from ._plan import LinearPlan, read_budget
 from ._reduction import Reduction
 
 # torch.fx records a call of these as one step, as those of the losses in ``_modules``.
@@ -84,7 +84,8 @@ class LinearZLPRLoss(nn.Linear):
         given = {"label_smoothing": label_smoothing, "ignore_index": ignore_index, "pad": pad, "reduction": reduction}
         for name, value in given.items():
             setattr(self, name, READ[name](name, value))
-        self.sparse, self.memory_budget, self.weight_grad_hook = sparse, memory_budget, weight_grad_hook
+        check_hook(weight_grad_hook)
+        self.sparse, self.memory_budget, self.weight_grad_hook = sparse, read_budget(memory_budget), weight_grad_hook
 
     def forward(  # type: ignore[override]
         self,

@@ -1,6 +1,6 @@
 """How a linear layer and its loss are cut so that the logits fit a budget of memory."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 BUDGETS = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 """Bytes beyond inputs and gradients, unless told."""
@@ -19,6 +19,14 @@ FEWEST_ROWS = 64
 
 FEWEST_CLASSES = 128
 """In a chunk of classes, whatever the budget. More are a multiple of it: then rows of logits are aligned in memory."""
+
+
+def read_budget(budget: Any) -> int | None:
+    """The same. Raise unless it is None or a positive number of bytes."""
+    if budget is None or (isinstance(budget, int) and not isinstance(budget, bool) and budget > 0):
+        return budget
+    msg = f"`memory_budget` must be a positive whole number of bytes. Received: {budget!r}."
+    raise ValueError(msg)
 
 
 class LinearPlan(NamedTuple):
@@ -57,7 +65,7 @@ class LinearPlan(NamedTuple):
 
         Chunks of rows add up the gradient of the weight, for which half precision has too few digits.
         """
-        budget = BUDGETS.get(device, BUDGETS["cuda"]) if memory_budget is None else memory_budget
+        budget = read_budget(memory_budget) or BUDGETS.get(device, BUDGETS["cuda"])
         if COPIES * bytes_a_logit * rows * classes <= budget:
             return cls("dense", rows, classes, max(classes, 1), bytes_a_logit)
         copies = COPIES_ON_GPU if device == "cuda" else COPIES

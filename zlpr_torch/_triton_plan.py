@@ -18,6 +18,7 @@ class Device(NamedTuple):
 
     multiprocessors: int
     l2_bytes: int
+    warp_size: int = 32  # threads; AMD's have 64
 
 
 class Cut(NamedTuple):
@@ -35,7 +36,7 @@ def cut_of(rows: int, classes: int, logit_bytes: int, target_bytes: int, options
     if options or 8 in (logit_bytes, target_bytes):  # of which a thread holds more for each logit, in registers
         warps = min(max(block // 128, 1), 8)
         block = min(block, 128 * warps)
-    return Cut(block, warps, parts)
+    return Cut(block, max(32 * warps // device.warp_size, 1), parts)  # no device takes more than 1 024 threads
 
 
 def _block(width: int, logit_bytes: int, target_bytes: int, is_shared: bool) -> tuple[int, int]:

@@ -120,7 +120,7 @@ MUTANTS = {
     "pair: KL, slope without its sum": Mutant(CPU_PAIRS, ".mul_(slope).div_(close.add_(1))", ".mul_(slope)", PAIRED),
     "pair: R-Drop, exponentials of the scaled": Mutant(CPU_DIVERGENCES, "inputs.target is not None and scale == 1", "inputs.target is not None", (*PAIRED, *BLOCKWISE)),
     "pair: R-Drop, exponentials of the other": Mutant(CPU_PAIRS, "torch.div(at.on_y, at.off_y", "torch.div(at.on_x, at.off_y", (*PAIRED, *BLOCKWISE)),
-    "pair: regret without its centre": Mutant(CPU_PAIRS, ".div_(total)\n    up,", ".mul_(0)\n    up,", PAIRED),
+    "pair: regret without its centre": Mutant(CPU_PAIRS, ".div_(total)\n    grown,", ".mul_(0)\n    grown,", PAIRED),
     "pair: regret, e^d - 1 cancels": Mutant(CPU_PAIRS, ".lt_(1)", ".lt_(0)", PAIRED),
     "pair: regret, the one forgotten": Mutant(CPU_PAIRS, ".add_(one).div_(total)", ".div_(total)", PAIRED),
     "pair: regret, rounding errors in the product": Mutant(CPU_PAIRS, "torch.minimum(high.clamp_(0), apart) * torch.minimum(low.clamp_(0), apart)", "high * low", PAIRED),

@@ -345,6 +345,10 @@ def test_module_options():
     assert torch.equal(head.predict(input), head.logits(input) > threshold)
     with pytest.raises(ValueError, match="`reduction` must be"):
         LinearZLPRLoss(3, 4, reduction="max")
+    with pytest.raises(ValueError, match="`memory_budget` must be"):
+        LinearZLPRLoss(3, 4, memory_budget=0)
+    with pytest.raises(TypeError, match="`weight_grad_hook` must be"):
+        LinearZLPRLoss(3, 4, weight_grad_hook=3)
 
 
 def test_module_trains():

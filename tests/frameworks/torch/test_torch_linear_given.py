@@ -151,6 +151,10 @@ def test_a_matrix_is_no_list_of_ids(make):
         ({"target": HARD.numpy()}, TypeError, "`target` must be a torch.Tensor. Received: ndarray. Wrap it in torch.as_tensor."),
         ({"input": torch.ones(ROWS, FEATURES).long()}, TypeError, "`input` must have a real floating dtype. Received: torch.int64. Convert it first."),
         ({"memory_budget": 0}, ValueError, "`memory_budget` must be a positive whole number of bytes. Received: 0."),
+        ({"target": HARD.to("meta")}, ValueError, "`target` must be on the device of `input`, cpu. Received: meta."),
+        ({"mask": torch.ones(CLASSES, dtype=torch.bool, device="meta")}, ValueError, "`mask` must be on the device of `input`, cpu. Received: meta."),
+        ({"weight": torch.ones(ROWS, 1, device="meta")}, ValueError, "`weight` must be on the device of `input`, cpu. Received: meta."),
+        ({"weight_grad_hook": 3}, TypeError, "`weight_grad_hook` must be a function of a slice of the classes and a gradient. Received: 3."),
         ({"mask": torch.ones(3, dtype=torch.bool)}, ValueError, "`mask` must broadcast to the shape of `input`. Received: (3,) for (150, 700)."),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -165,6 +169,11 @@ def test_messages(change, error, text):
     with pytest.raises(error) as raised:
         linear_zlpr_loss(*arrays, **given)
     assert str(raised.value) == text
+
+
+def test_ids_on_another_device():
+    with pytest.raises(ValueError, match=r"^`indices` must be on the device of `input`, cpu. Received: meta.$"):
+        sparse_linear_zlpr_loss(torch.ones(2, 3), torch.ones(CLASSES, 3), torch.zeros(2, 1, dtype=int, device="meta"))
 
 
 def test_an_id_out_of_range_is_named():

@@ -40,6 +40,7 @@ def problem(world, reduction, *, masked=False, scale=1.0):
         "ends": ENDS[world],
         "upstream": torch.rand(ROWS if reduction == "none" else (), generator=generator) + 0.5,
         "crash": None,
+        "full": None,
         "told": ENDS[world][:-1],
     }
 
@@ -85,6 +86,13 @@ def test_a_process_that_dies_leaves_none_waiting(tmp_path):
     codes = [process.wait(120) for process in processes]
     assert codes[1] == 3
     assert all(code != 0 for code in codes)
+
+
+def test_a_hook_that_raises_leaves_none_waiting(tmp_path):
+    """The others learn of it by a gradient that is NaN."""
+    assert codes_of(tmp_path, problem(3, "mean") | {"full": 1}, 3) == [0, 1, 0]
+    assert "MemoryError" in (tmp_path / "said-1.txt").read_text(encoding="utf-8")
+    assert all(torch.load(tmp_path / f"found-{rank}.pt").isnan().all() for rank in (0, 2))
 
 
 def test_ranges_that_do_not_add_up_are_refused_by_all(tmp_path):

@@ -125,5 +125,5 @@ if __name__ == "__main__":
     driver.set_active(
         Elsewhere(GPUTarget(backend, int(architecture) if backend == "cuda" else architecture, int(warp_size)))
     )
-    _cuda.device_of = lambda index: Device(132, 50 * 2**20)
+    _cuda.device_of = lambda index: Device(132, 50 * 2**20, int(warp_size))
     print(json.dumps({"triton": triton.__version__, "calls": dict(report(calls_of(how), how == "shapes"))}))

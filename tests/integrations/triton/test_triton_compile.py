@@ -49,6 +49,13 @@ def test_no_shape_spills(shapes):
     assert not spilling(shapes)
 
 
+def test_no_program_has_more_threads_than_a_device_takes(target, shapes):
+    warp_size = int(TARGETS[target][2])
+    threads = {warp_size * kernels[name]["warps"] for kernels in shapes.values() for name in KERNELS}
+    assert max(threads) == 1024
+    assert min(threads) == warp_size
+
+
 def test_every_two_values_of_every_two_options(target, tmp_path):
     """Compile together. To fit more programs ptxas puts a few numbers of the whole row aside, 8 to 24 bytes."""
     how = "kinds" if "ZLPR_TRITON_EVERY" in os.environ else "pairwise"
