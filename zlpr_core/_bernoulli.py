@@ -58,13 +58,13 @@ def _kl_of_cells(x: Any, y: Any, rise: Any, *, xp: Namespace) -> Any:
     """KL(σ(x) ‖ σ(y)) with ``rise = y - x``, seen from the side on which x is negative.
 
     Near each other, ``log E[e^(R - E[R])]`` for R = rise where the label is on and 0 where it is off: its terms of
-    first order, which would cancel, are gone. Far apart, a softplus difference.
+    first order, which would cancel, are gone. Far apart, a softplus difference, which loses no digits from there on.
     """
     (a, x_positive), (b, _) = tail(x, xp=xp), tail(y, xp=xp)
     y, rise = xp.where(x_positive, -y, y), xp.where(x_positive, -rise, rise)
     on = a * (1 / (1 + a))  # a / (1 + a) XLA would store on a CPU
     off = 1 - on  # not 1 / (1 + a): a GPU's division is off by two units in the last place, and this counts three times
-    near = abs(rise) < NEAR
+    near = abs(rise * off) < NEAR
     r = xp.where(near, rise, 0.0)
     close = on * exp_minus_line(r * off) + off * exp_minus_line(-r * on)
     line = xp.where(y > 0, y, 0.0) - on * rise

@@ -20,13 +20,13 @@ from ._cpu_memory import AnyMemory, NewMemory
 from ._cpu_terms import number_tensor, row_sums
 
 NEAR = 2.0
-"""Below this ``|y - x|`` KL is made of ``e^x - 1 - x``, above it of a difference of softplus."""
+"""Below this ``|σ(-x) (y - x)|`` KL is made of ``e^x - 1 - x``, above it of a difference of softplus."""
 
 Quotient = tuple[list[float], list[float]]
 """The coefficients of numerator and denominator, lowest power first."""
 
 
-def _half(terms: int) -> Quotient:
+def _coth(terms: int) -> Quotient:
     """In x²: ``(y coth y - 1) / x²`` for y = x / 2, from the fraction ``y coth y = 1 + y²/(3 + y²/(5 + …))``."""
     top, bottom = [1.0], [2.0 * terms + 1]
     for odd in range(2 * terms - 1, 1, -2):
@@ -35,11 +35,8 @@ def _half(terms: int) -> Quotient:
     return [0.25 * t for t in top], bottom
 
 
-HALF = {torch.float32: _half(5), torch.float64: _half(8)}
+COTH = {torch.float32: _coth(5), torch.float64: _coth(8)}
 """For ``|x| < NEAR``."""
-
-HALF_OF_MEAN = {torch.float32: _half(4), torch.float64: _half(6)}
-"""For ``|x| < NEAR / 2``: the mean is at most half of the largest value."""
 
 COSH = {
     dtype: [2 / factorial(power) for power in range(2, last, 2)]
@@ -120,17 +117,17 @@ def _mirrored(block: Block) -> Mirrored:
 
 
 def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
-    """Where near each other ``log E[e^(R - E[R])]``, as in the core: ``r`` and what is made of it are 0 elsewhere.
+    """Near each other ``log E[e^(R - E[R])]``, as in the core, of an R that is 0 in all other cells.
 
     Far apart ``softplus(y) - softplus(x) - σ(x) (y - x)``, in which the difference of softplus is one logarithm.
     """
     side, rise, on, on_y, off_y = _mirrored(block)
     memory = block.memory
-    is_near = torch.abs(rise, out=memory["is_near"]).lt_(NEAR)
+    above = torch.addcmul(rise, rise, on, value=-1, out=memory["above"])
+    is_near = torch.abs(above, out=memory["is_near"]).lt_(NEAR)
     r = torch.mul(rise, is_near, out=memory["x"])  # the logits are not needed any more
     mean = torch.mul(r, on, out=memory["y"])
-    above = _exp_minus_line(torch.sub(r, mean, out=memory["above"]), HALF, 1, memory)
-    below = _exp_minus_line(mean, HALF_OF_MEAN, -1, memory)
+    above, below = _exp_minus_line(above.mul_(is_near), 1, memory), _exp_minus_line(mean, -1, memory)
     close = torch.lerp(below, above, on, out=memory["square"])
     apart = on_y.sub_(on)
     far = torch.div(apart, off_y, out=memory["odd"])
@@ -144,9 +141,9 @@ def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
     return values, (slope.mul_(block.gap) if wanted[0] else None, apart if wanted[1] else None), (None, None)
 
 
-def _exp_minus_line(x: Tensor, half: dict[torch.dtype, Quotient], sign: int, memory: AnyMemory) -> Tensor:
-    """``e^x - 1 - x`` for the x of ``half``, or with a ``sign`` of -1 the same of ``-x``; in the memory of x."""
-    top, bottom = half[x.dtype]
+def _exp_minus_line(x: Tensor, sign: int, memory: AnyMemory) -> Tensor:
+    """``e^x - 1 - x`` for ``|x| < NEAR``, or with a ``sign`` of -1 the same of ``-x``; in the memory of x."""
+    top, bottom = COTH[x.dtype]
     square = torch.square(x, out=memory["square"])
     odd, even = _polynomial(square, top, memory["odd"]), _polynomial(square, bottom, memory["even"])
     odd = torch.addcmul(even, odd, x, value=-2 * sign, out=odd)
@@ -264,12 +261,13 @@ def _centred(block: Block, read: _Regret) -> Tensor:
     """
     memory, total = block.memory, read.total
     mean = row_sums(torch.mul(read.weight, block.gap, out=memory["spare"])).div_(total)
-    grown, shrunk = torch.exp(mean), torch.exp(-mean)
+    exp, exp_of_negative = torch.exp(mean), torch.exp(-mean)
     centred = torch.sub(block.gap, mean, out=memory["centred"])
-    far = torch.mul(read.positive, shrunk, out=memory["far"]).addcmul_(read.negative, grown).sub_(read.weight, alpha=2)
-    one = _squares(mean, grown + shrunk - 2, number_tensor(1.0, mean.dtype), NewMemory())
+    far = torch.mul(read.positive, exp_of_negative, out=memory["far"])
+    far.addcmul_(read.negative, exp).sub_(read.weight, alpha=2)
+    one = _squares(mean, exp + exp_of_negative - 2, number_tensor(1.0, mean.dtype), NewMemory())
     apart = row_sums(_squares(centred, far, read.weight, memory)).add_(one).div_(total)
-    high, low = read.positive_total * shrunk / total - 1, read.negative_total * grown / total - 1
+    high, low = read.positive_total * exp_of_negative / total - 1, read.negative_total * exp / total - 1
     return apart + torch.minimum(high.clamp_(0), apart) * torch.minimum(low.clamp_(0), apart)
 
 

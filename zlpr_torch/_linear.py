@@ -17,7 +17,6 @@ from ._ids import ids_of_part
 from ._layer import Targets
 from ._linear_autograd import Call, LinearLoss, as_rows, dense_loss
 from ._namespace import Option, xp
-from ._plan import read_budget
 from ._reduction import Reduction, read_reduction
 
 
@@ -158,7 +157,6 @@ def _call_of(
 ) -> Call:
     """Of arguments that are checked here."""
     _check(input, weight, bias, empty=group is not None)
-    read_budget(budget)
     check_hook(hook)
     rounded = _autocast_dtype(input.device.type)
     return Call.of(input, weight, read_reduction(reduction), budget, hook=hook, rounded=rounded, group=group)

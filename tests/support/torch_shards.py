@@ -36,7 +36,7 @@ def with_a_hook_that_raises(problem, own, folder, rank):
     """On one process; what the others then find as the gradient of the inputs."""
 
     def hook(rows, gradient):
-        if rank == problem["full"]:
+        if rank == problem["hook_raises"]:
             raise MemoryError
 
     x, weight = problem["x"].requires_grad_(), problem["weight"][own].requires_grad_()
@@ -58,7 +58,7 @@ def main(folder, rank, world):
     targets, ids, options = problem["targets"][:, own], problem["ids"], dict(problem["options"])
     if "mask" in options:
         options["mask"] = options["mask"][:, own]
-    if problem["full"] is not None:
+    if problem["hook_raises"] is not None:
         with_a_hook_that_raises(problem, own, folder, rank)
         return
     forms = {

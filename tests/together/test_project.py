@@ -53,11 +53,14 @@ def test_the_citation_is_of_this_version():
     assert citation["references"][0]["url"] == SETTINGS["project"]["urls"]["Paper"]
 
 
+# --- tests -------------------------------------------------------------------------------------------------------
+
+
 def test_no_test_imports_another():
     """What several share is in tests/support."""
-    lines = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
-    assert len(lines) > 100
-    assert not [name for name, text in lines.items() if re.search(r"^\s*(from|import) test_", text, re.MULTILINE)]
+    files = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(files) > 100
+    assert not [name for name, text in files.items() if re.search(r"^\s*(from|import) test_", text, re.MULTILINE)]
 
 
 # --- files for other tools -------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def problem(world, reduction, *, masked=False, scale=1.0):
         "ends": ENDS[world],
         "upstream": torch.rand(ROWS if reduction == "none" else (), generator=generator) + 0.5,
         "crash": None,
-        "full": None,
+        "hook_raises": None,
         "told": ENDS[world][:-1],
     }
 
@@ -90,7 +90,7 @@ def test_a_process_that_dies_leaves_none_waiting(tmp_path):
 
 def test_a_hook_that_raises_leaves_none_waiting(tmp_path):
     """The others learn of it by a gradient that is NaN."""
-    assert codes_of(tmp_path, problem(3, "mean") | {"full": 1}, 3) == [0, 1, 0]
+    assert codes_of(tmp_path, problem(3, "mean") | {"hook_raises": 1}, 3) == [0, 1, 0]
     assert "MemoryError" in (tmp_path / "said-1.txt").read_text(encoding="utf-8")
     assert all(torch.load(tmp_path / f"found-{rank}.pt").isnan().all() for rank in (0, 2))
 
