@@ -14,13 +14,10 @@ import torch
 from torch import Tensor
 
 from zlpr_core._divergences import JEFFREYS, KL, REGRET, Divergence
-from zlpr_core._logistic import tanh_half
+from zlpr_core._logistic import NEAR, tanh_half
 
 from ._cpu_memory import AnyMemory, NewMemory
 from ._cpu_terms import number_tensor, row_sums
-
-NEAR = 2.0
-"""Below this ``|σ(-x) (y - x)|`` KL is made of ``e^x - 1 - x``, above it of a difference of softplus."""
 
 Quotient = tuple[list[float], list[float]]
 """The coefficients of numerator and denominator, lowest power first."""
@@ -117,9 +114,9 @@ def _mirrored(block: Block) -> Mirrored:
 
 
 def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
-    """Near each other ``log E[e^(R - E[R])]``, as in the core, of an R that is 0 in all other cells.
+    """Where ``|σ(-x) (y - x)| < NEAR``, ``log E[e^(R - E[R])]``, as in the core, of an R that is 0 in all other cells.
 
-    Far apart ``softplus(y) - softplus(x) - σ(x) (y - x)``, in which the difference of softplus is one logarithm.
+    There ``softplus(y) - softplus(x) - σ(x) (y - x)``, in which the difference of softplus is one logarithm.
     """
     side, rise, on, on_y, off_y = _mirrored(block)
     memory = block.memory

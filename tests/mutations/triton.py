@@ -45,6 +45,7 @@ MUTANTS = {
     "linear: float16 is multiplied as it is": Mutant(LINEAR, "narrow == torch.bfloat16 and", "narrow.itemsize == 2 and", LINEARLY),
     "linear: the gradient of the input is added up in half": Mutant(CHUNKS, "torch.zeros_like(layer.input, dtype=each.dtype)", "torch.zeros_like(layer.input)", LINEARLY),
     "linear: half precision adds up the weight's gradient": Mutant("zlpr_torch/_plan.py", "rows if bytes_a_logit < 4 else", "FEWEST_ROWS if bytes_a_logit < 4 else", LINEARLY),
+    "warps of another size": Mutant(PLAN, "max(32 * warps // device.warp_size, 1)", "warps", SHARED),
     "more parts than fit": Mutant(PLAN, "device.multiprocessors // 2, classes", "classes", SHARED),
     "parts of rows that fit": Mutant(PLAN, "0.75 * device.l2_bytes", "0.1 * device.l2_bytes", SHARED),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tolerances import VALUE_RTOL
 
 import zlpr_torch as z
 from zlpr_torch import _cpu_divergences, _formula
@@ -205,6 +206,17 @@ def test_halves_are_by_the_kernel(target):
 def test_the_regret_of_logits_too_far_apart_to_be_multiplied():
     value = z.zlpr_divergence(torch.tensor([[45.0, 1.0]]), torch.tensor([[-40.0, 1.0]]))
     torch.testing.assert_close(value, torch.tensor(39.72), rtol=1e-3, atol=0)
+
+
+def test_kl_of_one_even_label_keeps_its_digits_at_any_distance():
+    """There a difference of softplus is three times the result, and loses as much."""
+    generator = torch.Generator().manual_seed(2)
+    p = torch.rand(20_000, 1, generator=generator) * 2 - 1
+    q = p + torch.rand(p.shape, generator=generator) * 8 - 4
+    true = z.kl_divergence(p.double(), q.double(), reduction="none")
+    torch.testing.assert_close(
+        z.kl_divergence(p, q, reduction="none").double(), true, rtol=VALUE_RTOL["float32"], atol=0
+    )
 
 
 def test_numbers_among_the_options_are_there_in_backward():

@@ -98,6 +98,14 @@ def test_the_cuts_of_an_h100(call, expected):
     assert cut_of(*call, 0, H100) == expected
 
 
+@pytest.mark.parametrize(("call", "of_32"), CUTS.items(), ids=map(str, CUTS))
+def test_as_many_threads_where_a_warp_has_64(call, of_32):
+    """As on AMD's devices, which take no more than 1 024."""
+    of_64 = cut_of(*call, 0, H100._replace(warp_size=64))
+    assert 64 * of_64.warps == max(32 * of_32.warps, 64)
+    assert of_64._replace(warps=of_32.warps) == of_32
+
+
 def test_options_and_float64_leave_room_in_the_registers():
     for logit_bytes, options in ((2, 1), (4, 4), (8, 0)):
         for classes in (20, 1000, 9605, 32_768, 1_000_000):
