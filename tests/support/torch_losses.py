@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from zlpr_torch import RDropZLPRLoss, SparseZLPRLoss, ZLPRKLDivLoss, ZLPRLoss
+from zlpr_torch import LinearZLPRLoss, RDropZLPRLoss, SparseZLPRLoss, ZLPRKLDivLoss, ZLPRLoss
 
 torch.manual_seed(0)
 LOGITS, OTHER = 3 * torch.randn(2, 6, 5)
@@ -31,6 +31,12 @@ OTHERS = {
     "R-Drop with options": (partial(RDropZLPRLoss, **WEIGHTS, ignore_index=-1), {"input1": LOGITS, "input2": OTHER, **IGNORED}),
 }  # fmt: skip
 LOSSES = DENSE | OTHERS
+MANY = 300
+CHUNKS = {"memory_budget": 4 * 4 * 6 * 128}  # 128 classes at a time, which do not divide
+LINEAR = {
+    "linear": (partial(LinearZLPRLoss, 5, MANY, **CHUNKS), {"input": LOGITS, "target": torch.rand(6, MANY) < 0.05}),
+    "linear ids": (partial(LinearZLPRLoss, 5, MANY, sparse=True, **CHUNKS), {"input": LOGITS, "target": IDS}),
+}
 
 
 class Training(nn.Module):

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from zlpr_torch import ZLPRLoss, zlpr_loss
+from zlpr_torch import LinearZLPRLoss, ZLPRLoss, zlpr_loss
 
 FEATURES = torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0], [1.0, 1.0, -1.0], [-1.0, 1.0, -1.0]])
 HARD = FEATURES > 0
 SOFT = 0.5 + 0.4 * FEATURES
+NAN_FEATURE = FEATURES.clone()
+NAN_FEATURE[0, 0] = torch.nan
 THREE_ROUNDINGS = 3 * torch.finfo(torch.float16).eps / 2  # of the logits' gradient, its products and their sum
 
 
@@ -48,6 +50,48 @@ def test_without_a_scale_they_vanish():
     assert layer.weight.grad.diagonal().all()
 
 
+MANY = 300
+FEW_LABELS = torch.rand(4, MANY, generator=torch.Generator().manual_seed(1)) < 0.02
+each_budget = pytest.mark.parametrize("budget", [None, 4 * 4 * 4 * 128], ids=["dense", "chunks"])
+
+
+def step_of_head(head, features):
+    """Forward and backward in float16 under a scale of 65 536."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=65_536.0)
+    with torch.autocast("cpu", torch.float16):
+        loss = head(features, FEW_LABELS)
+    scaler.scale(loss).backward()
+    return scaler, torch.optim.SGD(head.parameters(), lr=1.0)
+
+
+@each_budget
+@pytest.mark.parametrize("margin", [0.1, 20.0])
+def test_unscaled_gradients_of_a_linear_loss(budget, margin):
+    """Those of the rounded inputs and weights in float32, down to the negatives' that float16 cannot hold."""
+    torch.manual_seed(0)
+    head, true = LinearZLPRLoss(3, MANY, memory_budget=budget), nn.Linear(3, MANY)
+    for layer in (head, true):
+        layer.weight.data = (margin * torch.randn(MANY, 3, generator=torch.Generator().manual_seed(2))).half().float()
+        layer.bias.data.zero_()
+    scaler, optimizer = step_of_head(head, FEATURES)
+    scaler.unscale_(optimizer)
+    zlpr_loss(true(FEATURES), FEW_LABELS).backward()
+    half = torch.finfo(torch.float16).eps / 2  # the dense gradient is rounded as that of a layer is
+    for found, expected in ((head.weight.grad, true.weight.grad), (head.bias.grad, true.bias.grad)):
+        torch.testing.assert_close(found, expected, rtol=half, atol=1e-12)
+
+
+@each_budget
+def test_a_nan_loss_of_a_linear_layer_skips_the_step(budget):
+    head = LinearZLPRLoss(3, MANY, memory_budget=budget)
+    before = head.weight.detach().clone()
+    scaler, optimizer = step_of_head(head, NAN_FEATURE)
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(head.weight, before)
+    assert scaler.get_scale() == 65_536 / 2
+
+
 def step(layer, criterion, target, features=FEATURES):
     """The loss of one step of training, and the scale after it."""
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -60,8 +104,6 @@ def step(layer, criterion, target, features=FEATURES):
     return loss.item(), scaler.get_scale()
 
 
-NAN_FEATURE = FEATURES.clone()
-NAN_FEATURE[0, 0] = torch.nan
 ILLEGAL = HARD.long()
 ILLEGAL[0, 0] = 7
 
