@@ -67,6 +67,9 @@ def is_caught(backend, name, mutant):
         except subprocess.TimeoutExpired:
             print(f"caught  {name}: no end after {LIMIT_S} s", flush=True)
             return True
+        if result.returncode < 0:  # a read or write far outside of a tensor
+            print(f"caught  {name}: killed by signal {-result.returncode}", flush=True)
+            return True
         if result.returncode not in (*FAILED_OR_NOT_COLLECTED, PASSED):
             sys.exit(f"{name}: pytest could not run.\n{result.stdout}{result.stderr}")
         if result.returncode != PASSED:

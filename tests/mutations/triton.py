@@ -26,6 +26,8 @@ MUTANTS = {
     "parts in no order": Mutant(KERNELS, "_store(partial + place.to(tl.int64) * 4,", "_store(partial,", SHARED),
     "parts of one shift": Mutant(KERNELS, "tl.sum(sums * tl.exp(shifts - shift), 0)", "tl.sum(sums, 0)", SHARED),
     "stored too late": Mutant(KERNELS, "        _store(partial + place.to(tl.int64) * 4, shift_p, sum_p, shift_n, sum_n)\n        _meet(counters + 1 + row, parts)\n", "        _meet(counters + 1 + row, parts)\n        _store(partial + place.to(tl.int64) * 4, shift_p, sum_p, shift_n, sum_n)\n", SHARED),
+    "rows of 32 bits": Mutant(KERNELS, "row = (place // parts).to(tl.int64)", "row = place // parts", ARGUMENTS),
+    "columns of 32 bits": Mutant(KERNELS, "    columns = columns.to(tl.int64)  #", "    #", ARGUMENTS),
     # --- the launches
     "the gradient of none is foreseen": Mutant(CUDA, 'with_gradient=with_gradient and reduction != "none"', "with_gradient=with_gradient", CALLS),
     "a broadcast axis has a stride": Mutant(CUDA, "0 if size == 1 else step for", "step for", TOGETHER),

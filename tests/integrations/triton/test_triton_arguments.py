@@ -108,3 +108,37 @@ def test_an_infinite_logit_has_no_gradient(value, target, reduction):
     assert got[1][1, 2] == 0
     torch.testing.assert_close(got[1], expected[1], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(got[0].sum(), expected[0].sum(), rtol=1e-5, atol=1e-7)
+
+
+def far_apart(values, stride):
+    """The same values, with so many others between two rows or classes, of which no byte is ever touched."""
+    strides = (stride, 1) if stride > 0 else (1, -stride)
+    memory = torch.empty(4 * (sum(strides)) + 1, dtype=values.dtype)
+    return memory.as_strided((5, 5), strides).copy_(values)
+
+
+@pytest.mark.parametrize("stride", [2**29 + 1, -(2**29) - 1], ids=["rows", "classes"])
+@pytest.mark.parametrize("which", ["logits", "target", "weight"])
+def test_offsets_beyond_32_bits(which, stride):
+    """2^31 and more logits in one tensor: the last row or class lies that far from the first."""
+    logits, target, weight = torch.randn(5, 5), torch.rand(5, 5) < 0.5, torch.rand(5, 5)
+    expected = both(target, Options(weight=weight), logits)
+    given = {"logits": logits, "target": target, "weight": weight}
+    given[which] = far_apart(given[which], stride)
+    got = both(given["target"], Options(weight=given["weight"]), given["logits"])
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("target", [HARD, SOFT], ids=["bool", "soft"])
+def test_a_loss_scale_reaches_what_half_precision_cannot_hold(target, dtype):
+    """The scaled gradient is rounded once, so that small ones are not lost before the scale could save them."""
+    logits = spoiled(LOGITS, -18.0).to(dtype)
+    target, upstream, found = spoiled(target, False), torch.full((5,), 2.0**15), []
+    for given in (logits, logits.float()):
+        with np.errstate(all="ignore"):
+            _, residuals = _cuda.forward(given, target, Options(), (1,), "none", with_gradient=True)
+            found.append(_cuda.backward(upstream, residuals, given, target, Options(), (1,), "none", overwrite=False))
+    assert torch.equal(found[0], found[1].to(dtype))
+    assert found[0][1, 2] > 0
+    assert (found[1][1, 2] / upstream[1]).half() == 0
