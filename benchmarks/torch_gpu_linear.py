@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch_calls import on_cpu, on_gpu
 from torch_gpu import DEVICE, EXTRA_CASES, IS_THERE, VERSIONS, OnDevice, copy
+from torch_linear import one_label
 
 import zlpr_torch as z
 
@@ -38,7 +39,7 @@ def field(case: Case, threads: int) -> Field:
     )
 
 
-def losses(ids: Tensor, classes: int, dtype: torch.dtype) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+def losses(ids: Tensor, classes: int, dtype: torch.dtype) -> dict[str, Callable[..., Tensor]]:
     """Of input and weight. Targets of BCE are made beforehand, so they are not timed."""
     hot = z.multi_hot(ids, classes)
     floating, bce = hot.to(dtype), functional.binary_cross_entropy_with_logits
@@ -48,10 +49,11 @@ def losses(ids: Tensor, classes: int, dtype: torch.dtype) -> dict[str, Callable[
         "zlpr": lambda x, w: z.linear_zlpr_loss(x, w, hot),
         "zlpr, class ids": lambda x, w: z.sparse_linear_zlpr_loss(x, w, ids),
         "zlpr, 64 MiB": lambda x, w: z.sparse_linear_zlpr_loss(x, w, ids, memory_budget=SMALL),
+        **one_label(ids[:, 0]),
     }
 
 
-def candidate(name: str, loss: Callable[[Tensor, Tensor], Tensor], *, arrays: list[Tensor], count: int) -> Candidate:
+def candidate(name: str, loss: Callable[..., Tensor], *, arrays: list[Tensor], count: int) -> Candidate:
     """Forward and backward; the peak counts the gradients."""
 
     def both() -> Tensor:

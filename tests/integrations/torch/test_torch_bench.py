@@ -7,6 +7,7 @@ import sys
 from quick_benchmark import BENCHMARKS, BOTH_PASSES, FAMILY, check_that_a_gpu_is_missed, holds_the_gradient, quick_run
 
 CANDIDATES = ("zlpr", "zlpr compiled", "BCE", "BCE compiled", "soft margin", "timm ASL", "timm ZLPR", "textbook ZLPR")
+ONE_LABEL = ("one label", "one label, in chunks")
 ALLOCATIONS = """
 import torch
 from torch_calls import on_cpu
@@ -46,6 +47,10 @@ def test_quick_linear(tmp_path):
         "zlpr",
         "zlpr, class ids",
         "zlpr, 16 MiB",
+        "zlpr, all at once",
+        "zlpr, by rows",
+        "zlpr, by classes",
+        *ONE_LABEL,
         "products alone",
     }
     assert all(holds_the_gradient(row) for (name, _), row in found.items() if name != "products alone")
@@ -68,7 +73,7 @@ def test_quick_gpu(tmp_path):
 def test_quick_gpu_linear(tmp_path):
     """The same of a linear layer, and small chunks beside large ones."""
     found = quick_run("torch", tmp_path, "gpu-linear")
-    names = ("dense BCE", "dense zlpr", "zlpr", "zlpr, class ids", "zlpr, 64 MiB")
+    names = ("dense BCE", "dense zlpr", "zlpr", "zlpr, class ids", "zlpr, 64 MiB", *ONE_LABEL)
     assert set(found) == {(name, "device") for name in names}
     assert all(holds_the_gradient(row) for row in found.values())
 
