@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from zlpr_torch import ZLPRLoss, _torch_internals, zlpr_loss
-from zlpr_torch._autograd import KernelLoss
+from zlpr_torch import ZLPRLoss, zlpr_loss
 
 torch.manual_seed(0)
 LOGITS, SOFT = torch.randn(64, 20).requires_grad_(), torch.rand(64, 20)
@@ -49,18 +48,6 @@ def test_functions(name, loss):
     finally:
         sys.setprofile(before)
     assert len(called) <= FUNCTIONS[loss], called
-
-
-def test_without_a_quicker_apply(monkeypatch):
-    """PyTorch promises that ``Function.apply`` is there, and not what it calls."""
-    monkeypatch.setattr(_torch_internals, "super", lambda *_: None, raising=False)
-    assert _torch_internals.plain_apply(torch.autograd.Function) == torch.autograd.Function.apply
-
-
-def test_without_what_unwraps(monkeypatch):
-    """Then ``Function.apply`` does it."""
-    monkeypatch.setattr(_torch_internals, "_unwrap_if_dead", None)
-    assert _torch_internals.plain_apply(KernelLoss) == KernelLoss.apply
 
 
 def test_tensors_that_have_left_a_transform():

@@ -1,6 +1,5 @@
 """Which way a loss takes, and that every way is right: the two graph ops, the kernels, and the plain formula."""
 
-import importlib
 from functools import partial
 from itertools import accumulate
 
@@ -15,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 from torch.profiler import ProfilerActivity, profile
 
-from zlpr_torch import SparseZLPRLoss, ZLPRLoss, _cpu, _dispatch, _ops, _torch_internals, zlpr_loss
+from zlpr_torch import SparseZLPRLoss, ZLPRLoss, _cpu, _dispatch, _ops, zlpr_loss
 
 torch.manual_seed(0)
 LOGITS = torch.randn(6, 5, dtype=torch.float64) * 2
@@ -289,54 +288,6 @@ def test_only_the_gradient_is_as_large_as_the_logits_of_a_compiled_loss(monkeypa
     target = target if soft else target < 0.3
     compiled(x, target).backward()
     assert held(lambda: torch.autograd.grad(2 * compiled(x, target), x)) < 1.3 * x.nbytes
-
-
-PRIVATE = {
-    "torch.func": (torch._C, "_are_functorch_transforms_active"),
-    "forward mode": (forward_ad, "_current_level"),
-    "dispatch modes": (torch._C, "_len_torch_dispatch_stack"),
-    "torch.jit.trace": (torch.jit, "is_tracing"),
-    "vmap": (torch._C._functorch, "is_batchedtensor"),
-    "legacy vmap": (torch._C._functorch, "is_legacy_batchedtensor"),
-    "fake tensors": (torch._subclasses, "FakeTensor"),
-}
-
-
-@pytest.fixture
-def without(monkeypatch):
-    """Take a private name of PyTorch away from our module, as a release might."""
-
-    def take(owner, name):
-        with monkeypatch.context() as patch:
-            patch.delattr(owner, name)
-            importlib.reload(_torch_internals)
-
-    yield take
-    importlib.reload(_torch_internals)
-    assert _torch_internals.KNOWN
-
-
-@pytest.mark.parametrize("private", PRIVATE.values(), ids=PRIVATE)
-def test_without_a_private_name_everything_is_plain_and_right(without, private):
-    module, x = ZLPRLoss(), leaf(LOGITS)
-    expected = module(x, SOFT)
-    (slope,) = torch.autograd.grad(expected, x)
-    assert type(expected.grad_fn).__name__ == "KernelLossBackward"
-    without(*private)
-    loss = module(x, SOFT)
-    assert "KernelLoss" not in type(loss.grad_fn).__name__
-    torch.testing.assert_close(loss, expected, **EXACT)
-    torch.testing.assert_close(torch.autograd.grad(loss, x)[0], slope, **EXACT)
-    assert gradgradcheck(lambda s: module(s, SOFT), x)
-    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(torch.autograd.grad(compiled(x, SOFT), x)[0], slope, **EXACT)
-
-
-def test_sparse_matrices_without_the_private_names_of_their_entries(monkeypatch):
-    matrix = HARD.float().to_sparse_coo()
-    expected = SparseZLPRLoss()(LOGITS, matrix)
-    monkeypatch.setattr(_torch_internals, "_values", None)
-    torch.testing.assert_close(SparseZLPRLoss()(LOGITS, matrix), expected, rtol=0, atol=0)
 
 
 MEAN = {
