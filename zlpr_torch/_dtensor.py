@@ -5,6 +5,7 @@ else should pay.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from zlpr_core._checks import broadcasts, class_axes
 from zlpr_core._options import is_number
 from zlpr_core._targets import equals
 
+from . import _sharded
 from ._arguments import check_tensors
 from ._ids import as_ids
 from ._layout import Layout, Shape
@@ -194,13 +196,19 @@ def loss(function: Callable[..., Tensor], given: Mapping[str, Any]) -> Tensor:
     part = sharding.part()
     if part is not None:
         own["group"] = sharding.mesh.get_group(sharding.over_classes[0])
-        _check_classes(part, sharding.own_shape(own), sharding)
         if "class_range" in given:
             own["class_range"] = part
     is_share = reduction == "mean" and bool(sharding.over_rows)
-    value = function(**own | {"reduction": "sum" if is_share else reduction})
+    own["reduction"] = "sum" if is_share else reduction
+    value = function(**own) if part is None else _sharded.together(partial(_of_part, function, sharding, part), **own)
     value = value / sharding.number_of_rows(own) if is_share else value
     return sharding.whole(value, reduction) if isinstance(given["input"], DTensor) else value
+
+
+def _of_part(function: Callable[..., Tensor], sharding: Sharding, part: Part, **own: Any) -> Tensor:
+    """The loss by ``group=``, with the classes of this process."""
+    _check_classes(part, sharding.own_shape(own), sharding)
+    return function(**own)
 
 
 def _own_tensors(sharding: Sharding, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -84,6 +84,8 @@ def linear_zlpr_loss(
     """
     if has_dtensor(input, linear_weight, bias, target):
         return _sharded.of_dtensors(linear_zlpr_loss, **locals())
+    if group is not None and not _sharded.is_together():
+        return _sharded.together(linear_zlpr_loss, **locals())
     check_tensors(target=target)
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     _check_devices(input, target=target, mask=mask, weight=weight, pos_weight=pos_weight, threshold=threshold)
@@ -134,6 +136,8 @@ def sparse_linear_zlpr_loss(
     """
     if has_dtensor(input, linear_weight, bias, indices):
         return _sharded.of_dtensors(sparse_linear_zlpr_loss, **locals())
+    if group is not None and not _sharded.is_together():
+        return _sharded.together(sparse_linear_zlpr_loss, **locals())
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     _check_devices(input, indices=indices, mask=mask, weight=weight, pos_weight=pos_weight, threshold=threshold)
     first, total = 0, call.shape[-1]

@@ -94,6 +94,8 @@ def zlpr_loss(
     """
     if (type(input) is not Tensor or type(target) is not Tensor) and has_dtensor(input, target):
         return _sharded.of_dtensors(zlpr_loss, **locals())
+    if group is not None and not _sharded.is_together():
+        return _sharded.together(zlpr_loss, **locals())
     reduction = reduction if reduction == "mean" else read_reduction(reduction)
     impl = impl if impl == "auto" else read_implementation(impl)
     if label_smoothing or ignore_index is not None or mask is not None:
@@ -169,6 +171,8 @@ def sparse_zlpr_loss(
     """
     if (type(input) is not Tensor or type(indices) is not Tensor) and has_dtensor(input, indices):
         return _sharded.of_dtensors(sparse_zlpr_loss, **locals())
+    if group is not None and not _sharded.is_together():
+        return _sharded.together(sparse_zlpr_loss, **locals())
     check_tensors(input=input)
     if group is not None:
         part = _sharded.part_of(_last(input, dim), group, class_range, input.device)

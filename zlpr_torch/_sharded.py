@@ -2,22 +2,28 @@
 
 Forward exchanges the shift and the rest of either half, 16 bytes a row; backward exchanges nothing for the logits.
 Every process returns the same loss and takes its own gradient of it, which is not rescaled, as Megatron-LM does it. For
-a linear layer the gradient of the inputs is the sum over the processes.
+a linear layer the gradient of the inputs is the sum over the processes. A process whose call fails before its turn in
+an exchange says so there, and the others fail too: else they would wait for it.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from math import prod
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, distributed
 
+from zlpr_core._checks import class_axes
 from zlpr_core._options import Options
 
 from . import _torch_internals
 from ._chunks import Sums, gradient_of, kernel_of, merged, write_sums
 from ._layer import Chunk
 from ._layout import Shape, layout_of
+from ._namespace import xp
 from ._reduction import Reduction, number_of, reduce
 
 
@@ -30,6 +36,75 @@ class Part(NamedTuple):
     told: bool  # by the user: to be compared with what the others were told
 
 
+class _Turn(threading.local):
+    """Of the call that this thread is in: its arguments by name, and what the other processes are to get next."""
+
+    given: Mapping[str, Any] | None = None
+    exchange: Literal["sizes", "sums"] | None = None
+
+
+_turn = _Turn()
+FAILED = -1
+"""In an exchange instead of a size or a sum, which are never negative."""
+
+
+def is_together() -> bool:
+    """True if this thread is in ``together``."""
+    return _turn.given is not None
+
+
+@_torch_internals.untraced
+def together(function: Callable[..., Tensor], **given: Any) -> Tensor:
+    """A loss with ``group=``, by its ``locals()``. Compiled code breaks its graph here."""
+    is_asked = "indices" in given and given["class_range"] is None
+    _turn.given, _turn.exchange = given, "sizes" if is_asked else "sums"
+    try:
+        return function(**given)
+    except Exception:
+        with suppress(Exception):  # of arguments that do not even say how many rows there are
+            _say_that_it_failed(given)
+        raise
+    finally:
+        _turn.given = _turn.exchange = None
+
+
+def _say_that_it_failed(given: Mapping[str, Any]) -> None:
+    """By what the other processes wait for, in its shape and dtype."""
+    input, group = given["input"], given["group"]
+    if _turn.exchange == "sizes":
+        _gather(torch.tensor([FAILED], device=input.device), group)
+    elif _turn.exchange == "sums":
+        is_double = torch.float64 in (input.dtype, getattr(given.get("linear_weight"), "dtype", None))
+        sums = input.new_full(_shape_of_sums(given), FAILED, dtype=torch.float64 if is_double else torch.float32)
+        sums[:4:2] = torch.nan  # the shifts: on a GPU, where nobody looks, all losses become NaN
+        _gather(sums, group)
+
+
+def _shape_of_sums(given: Mapping[str, Any]) -> tuple[int, int]:
+    """As ``whole_rows`` exchanges them."""
+    input, told = given["input"], given.get("class_range")
+    axes = (input.dim() - 1,) if "linear_weight" in given else class_axes(input, given["dim"], xp=xp, empty=True)
+    rows = prod(size for axis, size in enumerate(input.shape) if axis not in axes)
+    is_masked = given["mask"] is not None or given.get("ignore_index") is not None
+    is_checked = told is not None and not isinstance(told, Part) and input.is_cpu
+    return 4 + is_masked, rows + DIGITS * is_checked
+
+
+def _gather(mine: Tensor, group: Any) -> list[Tensor]:
+    """That of every process."""
+    _turn.exchange = None  # also if this fails: then the others wait for nothing more
+    gathered = [torch.empty_like(mine) for _ in range(distributed.get_world_size(group))]
+    distributed.all_gather(gathered, mine, group=group)
+    return gathered
+
+
+def _check_that_none_failed(found: Sequence[int]) -> None:
+    if FAILED in found:
+        failed = ", ".join(str(rank) for rank, number in enumerate(found) if number == FAILED)
+        msg = f"Of the processes of `group`, that of rank {failed} failed before it had sums: its own error says why."
+        raise RuntimeError(msg)
+
+
 def whole_rows(own: Sums, dtype: torch.dtype, group: Any, part: Part | None = None) -> Sums:
     """The sums of whole rows from those of each process, by one exchange; with a mask it carries one number more."""
     mine = own.parts.to(dtype).t().contiguous()
@@ -38,8 +113,9 @@ def whole_rows(own: Sums, dtype: torch.dtype, group: Any, part: Part | None = No
     checked = part is not None and part.told and mine.is_cpu  # elsewhere a look at it would halt everything
     if checked:
         mine = torch.cat([mine, _written(part, mine)], 1)
-    gathered = [torch.empty_like(mine) for _ in range(distributed.get_world_size(group))]
-    distributed.all_gather(gathered, mine, group=group)
+    gathered = _gather(mine, group)
+    if mine.is_cpu:
+        _check_that_none_failed([FAILED if (each[1] == FAILED).any() else 0 for each in gathered])
     if checked:
         _check_parts([_read(each[:, -DIGITS:]) for each in gathered])
         gathered = [each[:, :-DIGITS] for each in gathered]
@@ -83,9 +159,9 @@ def part_of(classes: int, group: Any, class_range: tuple[int, int] | Part | None
     if class_range is not None:
         first, total = class_range
         return Part(first, classes, total, told=True)
-    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(distributed.get_world_size(group))]
-    distributed.all_gather(sizes, torch.tensor([classes], device=device), group=group)
-    numbers = [int(size) for size in sizes]
+    numbers = [int(size) for size in _gather(torch.tensor([classes], device=device), group)]
+    _check_that_none_failed(numbers)
+    _turn.exchange = "sums"
     return Part(sum(numbers[: distributed.get_rank(group)]), classes, sum(numbers), told=False)
 
 

@@ -159,13 +159,14 @@ def calls_to_refuse(problem, mesh):
         "hook": lambda: linear_zlpr_loss(distribute_tensor(x, mesh, [Shard(0), Replicate()]), layer, targets, weight_grad_hook=print),
         "other mesh": lambda: zlpr_loss(sharded, distribute_tensor(targets, mesh["classes"], [Shard(1)])),
         "cut otherwise": lambda: sparse_zlpr_loss(cut_otherwise(logits, mesh), ids),
+        "cut otherwise by one": lambda: sparse_zlpr_loss(cut_otherwise(logits, mesh, others=5), ids),
     }  # fmt: skip
 
 
-def cut_otherwise(logits, mesh):
-    """A DTensor of all classes but one on the first process."""
+def cut_otherwise(logits, mesh, others=1):
+    """A DTensor of all classes but one on the first process, and as many as told on the other."""
     first = mesh["classes"].get_local_rank() == 0
-    own = logits[:, :-1] if first else logits[:, -1:]
+    own = logits[:, :-1] if first else logits[:, -others:]
     return DTensor.from_local(own.contiguous(), mesh["classes"], [Shard(1)], shape=logits.shape, stride=logits.stride())
 
 

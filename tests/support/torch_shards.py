@@ -45,36 +45,61 @@ def with_a_hook_that_raises(problem, own, folder, rank):
     torch.save(x.grad, f"{folder}/found-{rank}.pt")
 
 
+def leaves(problem, own):
+    """Input, and the process's own part of weight and bias."""
+    return [array.clone().requires_grad_() for array in (problem["x"], problem["weight"][own], problem["bias"][own])]
+
+
+def forms_of(problem, own, rank):
+    """Every form of the loss, of input, weight and bias."""
+    group, total = distributed.group.WORLD, problem["ends"][-1]
+    targets, ids, options = problem["targets"][:, own], problem["ids"], {"group": group, **problem["options"]}
+    if "mask" in options:
+        options["mask"] = options["mask"][:, own]
+    chunked, told = {"memory_budget": BUDGET, **options}, {"class_range": (problem["told"][rank], total)}
+    return {
+        "dense": lambda x, w, b: zlpr_loss(linear(x, w, b), targets, **options),
+        "ids": lambda x, w, b: sparse_zlpr_loss(linear(x, w, b), ids, **told, **options),
+        "linear": lambda x, w, b: linear_zlpr_loss(x, w, targets, b, **chunked),
+        "linear ids": lambda x, w, b: sparse_linear_zlpr_loss(x, w, ids, b, **chunked),
+        "linear ids, told": lambda x, w, b: sparse_linear_zlpr_loss(x, w, ids, b, **told, **chunked),
+    }
+
+
+def with_arguments_that_fail(problem, own, rank):
+    """On one process, in every form and in two ways: what each says, and then the loss of the next call."""
+    bad = {"targets": problem["targets"][:-1], "ids": problem["ids"] + 10_000}
+    bad_options = problem["options"] | {"weight": torch.ones(7, 7, 7)}
+    forms, found = forms_of(problem, own, rank), {}
+    for how, change in {"targets": bad, "options": {"options": bad_options}}.items():
+        failing = forms_of(problem | change, own, rank) if rank == problem["fails"] else forms
+        for name, form in failing.items():
+            try:
+                said = str(form(*leaves(problem, own)))
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+            found[f"{name}, {how}"] = said, forms[name](*leaves(problem, own)).item()
+    return found
+
+
 def main(folder, rank, world):
     problem = torch.load(f"{folder}/problem.pt")
     limit = timedelta(seconds=60)
     distributed.init_process_group("gloo", f"file://{folder}/store", timeout=limit, rank=rank, world_size=world)
     if problem["crash"] == rank:
         raise SystemExit(3)
-    first, last = problem["ends"][rank], problem["ends"][rank + 1]
-    own = slice(first, last)
-    calls, found = counted(), {}
-    group, total = distributed.group.WORLD, problem["ends"][-1]
-    targets, ids, options = problem["targets"][:, own], problem["ids"], dict(problem["options"])
-    if "mask" in options:
-        options["mask"] = options["mask"][:, own]
+    own = slice(problem["ends"][rank], problem["ends"][rank + 1])
     if problem["hook_raises"] is not None:
         with_a_hook_that_raises(problem, own, folder, rank)
         return
-    forms = {
-        "dense": lambda x, w, b: zlpr_loss(linear(x, w, b), targets, group=group, **options),
-        "ids": lambda x, w, b: sparse_zlpr_loss(
-            linear(x, w, b), ids, group=group, class_range=(problem["told"][rank], total), **options
-        ),
-        "linear": lambda x, w, b: linear_zlpr_loss(x, w, targets, b, group=group, memory_budget=BUDGET, **options),
-        "linear ids": lambda x, w, b: sparse_linear_zlpr_loss(
-            x, w, ids, b, group=group, memory_budget=BUDGET, **options
-        ),
-    }
+    if problem["fails"] is not None:
+        torch.save(with_arguments_that_fail(problem, own, rank), f"{folder}/found-{rank}.pt")
+        distributed.destroy_process_group()
+        return
+    calls, found = counted(), {}
+    forms = forms_of(problem, own, rank)
     for name, form in forms.items():
-        arrays = [
-            array.clone().requires_grad_() for array in (problem["x"], problem["weight"][own], problem["bias"][own])
-        ]
+        arrays = leaves(problem, own)
         calls.clear()
         loss = form(*arrays)
         forward = list(calls)

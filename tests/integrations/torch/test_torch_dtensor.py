@@ -144,6 +144,7 @@ def test_a_head_under_parallelize_module(found_of, mesh, axes, sparse):
                 torch.testing.assert_close(own[form]["gradients"][name], gradient, **CLOSE)
 
 
+CUT_OTHERWISE = "ValueError: A DTensor must have its 10 classes as torch.chunk cuts them."
 REFUSED = {
     "partial": "ValueError: DTensors must be placed so that",
     "twice": "ValueError: DTensors must be placed so that",
@@ -159,7 +160,8 @@ REFUSED = {
     "learned": "NotImplementedError: With `group`, sharded classes or",
     "hook": "NotImplementedError: `weight_grad_hook` gets no gradient of all rows",
     "other mesh": "ValueError: `target` must be on the mesh of the logits",
-    "cut otherwise": "ValueError: A DTensor must have its 10 classes as torch.chunk cuts them.",
+    "cut otherwise": CUT_OTHERWISE,
+    "cut otherwise by one": (CUT_OTHERWISE, "RuntimeError: Of the processes of `group`, that of rank 0 failed"),
 }
 
 

@@ -41,10 +41,12 @@ def problem(world, reduction, *, masked=False, scale=1.0, dtype=torch.float32):
         "upstream": (torch.rand(ROWS if reduction == "none" else (), generator=generator) + 0.5).to(dtype),
         "crash": None,
         "hook_raises": None,
+        "fails": None,
         "told": ENDS[world][:-1],
     }
 
 
+FORMS = ("dense", "ids", "linear", "linear ids", "linear ids, told")
 CASES = [
     (2, "mean", {}),
     (3, "none", {}),
@@ -80,8 +82,8 @@ def test_every_process_has_the_loss_of_whole_rows(tmp_path, world, reduction, ki
     size = given["x"].element_size()
     numbers = size * (5 if "mask" in given["options"] else 4)
     plain, checked = ("all_gather", numbers * ROWS), ("all_gather", numbers * (ROWS + 3))
-    exchanges = {"ids": [checked], "linear ids": [("all_gather", 8), plain]}  # with `class_range` told, and not
-    for form in ("dense", "ids", "linear", "linear ids"):
+    exchanges = {"ids": [checked], "linear ids, told": [checked], "linear ids": [("all_gather", 8), plain]}
+    for form in FORMS:
         for rank, own in enumerate(found):
             part, of_form = slice(*given["ends"][rank : rank + 2]), own[form]
             torch.testing.assert_close(of_form["loss"].double(), loss, rtol=PROMISED[given["x"].dtype], atol=0)
@@ -108,6 +110,21 @@ def test_a_process_that_dies_leaves_none_waiting(tmp_path):
     codes = [process.wait(120) for process in processes]
     assert codes[1] == 3
     assert all(code != 0 for code in codes)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
+def test_arguments_that_fail_leave_none_waiting(tmp_path, masked):
+    """One process says what is wrong, the others that it failed, and the next call is in step again."""
+    given = problem(3, "mean", masked=masked) | {"fails": 1}
+    loss = zlpr_loss(linear(given["x"], given["weight"], given["bias"]), given["targets"], **given["options"]).item()
+    found = run(tmp_path, given, 3)
+    assert found[0].keys() == {f"{form}, {how}" for form in FORMS for how in ("targets", "options")}
+    for name in found[0]:
+        said, after = zip(*(own[name] for own in found), strict=True)
+        assert said[1].startswith(("ValueError: `", "IndexError: `indices`"))
+        others = "RuntimeError: Of the processes of `group`, that of rank 1 failed before it had sums"
+        assert all(text.startswith(others) for text in (said[0], said[2])), (name, said)
+        assert after == pytest.approx([loss] * 3, rel=1e-6)
 
 
 def test_a_hook_that_raises_leaves_none_waiting(tmp_path):
