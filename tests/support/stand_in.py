@@ -1,10 +1,10 @@
 """A pytest plugin by which a CPU passes for the GPU of "torch-cuda", as far as a test can tell one from the other.
 
-PyTorch says that there is one; class ids are not read; and a tensor becomes an array by way of ``cpu()`` only. Numbers
+The harness finds one; class ids are not read; and a tensor becomes an array by way of ``cpu()`` only. Numbers
 are a CPU's. With it the tests themselves are tested where there is no GPU.
 """
 
-import harness.pytorch
+import stand_in_compiled  # noqa: F401
 import torch
 
 import zlpr_torch._namespace
@@ -29,8 +29,6 @@ def _refusing(method):
     return refuse
 
 
-torch.cuda.is_available = lambda: True
-harness.pytorch.CudaTorch.device = "cpu"
 zlpr_torch._namespace.xp.readable = lambda x: False
 torch.Tensor.cpu = _fetch
 torch.Tensor.numpy, torch.Tensor.__array__ = map(_refusing, _to_array[:2])

@@ -36,6 +36,11 @@ def test_what_a_gpu_owes():
     assert "skipped" not in done.stdout
 
 
+def test_what_a_gpu_owes_when_compiled():
+    done = suite("-p", "stand_in_compiled", "tests/frameworks/torch-cuda")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_stand_in_does_not_read_ids():
     """Else the test above could not fail: where ids are read, an illegal one is an error and not NaN."""
     done = suite("-p", "stand_in", "--backend=torch,torch-cuda", "tests/conformance/test_sparse.py", "-k", "named")
