@@ -26,7 +26,10 @@ SCHEMAS = {  # a schema that check-jsonschema brings, by its name there, and the
     "github-workflows": ".github/workflows/*.yml",
 }
 WORKERS = ("-n2", "--dist=worksteal")  # neighbours, which share what a compiler made, stay with one worker
+ROOM = 6 * 2**30  # bytes: the largest environment takes 3 GB, and pip unpacks what it installs
 DEMO = {"torch": "torch", "jax": "jax", "keras": "tf"}
+
+_environments: set[Path] = set()
 
 # Packages are installed uncompiled: TensorFlow takes 7 s to import if Python may keep what it compiles, else 20 s
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -37,8 +40,18 @@ nox.options.sessions = ["lint", "types", "tests", "readme", "docs", "build"]
 
 def install(session: nox.Session, *wanted: str) -> None:
     """Requirements, and dependency groups by name, at the versions that are tested together."""
+    make_room(session)
     requirements = [requirement for name in wanted for requirement in GROUPS.get(name, [name])]
     session.install("--no-compile", "-c", CONSTRAINTS, *requirements)  # most of what is installed is never imported
+
+
+def make_room(session: nox.Session) -> None:
+    """Where the disk is nearly full, remove the environments that this run is done with: all of them take 12 GB."""
+    if shutil.disk_usage(Path.cwd()).free < ROOM:
+        for done in _environments - {session.env_dir}:
+            session.log(f"The disk is nearly full: removing {done}")
+            shutil.rmtree(done, ignore_errors=True)
+    _environments.add(session.env_dir)
 
 
 def install_peers(session: nox.Session, framework: str) -> None:
