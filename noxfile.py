@@ -47,11 +47,12 @@ def install(session: nox.Session, *wanted: str) -> None:
 
 def make_room(session: nox.Session) -> None:
     """Where the disk is nearly full, remove the environments that this run is done with: all of them take 12 GB."""
-    if shutil.disk_usage(Path.cwd()).free < ROOM:
-        for done in _environments - {session.env_dir}:
+    own = Path(session.virtualenv.location)
+    if shutil.disk_usage(own).free < ROOM:
+        for done in _environments - {own}:
             session.log(f"The disk is nearly full: removing {done}")
             shutil.rmtree(done, ignore_errors=True)
-    _environments.add(session.env_dir)
+    _environments.add(own)
 
 
 def install_peers(session: nox.Session, framework: str) -> None:

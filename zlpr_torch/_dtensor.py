@@ -17,13 +17,13 @@ from zlpr_core._checks import broadcasts, class_axes
 from zlpr_core._options import is_number
 from zlpr_core._targets import equals
 
-from . import _sharded
+from . import _group
 from ._arguments import check_tensors
+from ._group import Part
 from ._ids import as_ids
 from ._layout import Layout, Shape
 from ._namespace import asarray, xp
 from ._reduction import read_reduction
-from ._sharded import Part
 
 OPTIONS = ("mask", "weight", "pos_weight", "threshold")
 
@@ -190,40 +190,40 @@ class Sharding(NamedTuple):
 
 def loss(function: Callable[..., Tensor], given: Mapping[str, Any]) -> Tensor:
     """A loss of arguments by name, one of which is a DTensor. It returns a DTensor if ``input`` is one."""
-    sharding, reduction = Sharding.of(given), read_reduction(given["reduction"])
-    own = {**given, **_own_tensors(sharding, given)}
-    own |= {name: sharding.option(name, given[name]) for name in OPTIONS}
-    part = sharding.part()
+    sharding = Sharding.of(given)
+    part, own = sharding.part(), {**given, **_own_logits(sharding, given)}
+    of_rows = partial(_loss_of_rows, function, sharding, part)
     if part is not None:
         own["group"] = sharding.mesh.get_group(sharding.over_classes[0])
-        if "class_range" in given:
-            own["class_range"] = part
+        own |= {"class_range": part} if "class_range" in given else {}
+    value = of_rows(**own) if part is None else _group.together(of_rows, **own)
+    return sharding.whole(value, read_reduction(given["reduction"])) if isinstance(given["input"], DTensor) else value
+
+
+def _loss_of_rows(function: Callable[..., Tensor], sharding: Sharding, part: Part | None, **own: Any) -> Tensor:
+    """That of this process, or its share of a mean, by its own logits and by targets and options of all processes."""
+    reduction = read_reduction(own["reduction"])
+    own |= _own_targets(sharding, own) | {name: sharding.option(name, own[name]) for name in OPTIONS}
+    if part is not None:
+        _check_classes(part, sharding.own_shape(own), sharding)
     is_share = reduction == "mean" and bool(sharding.over_rows)
-    own["reduction"] = "sum" if is_share else reduction
-    value = function(**own) if part is None else _sharded.together(partial(_of_part, function, sharding, part), **own)
-    value = value / sharding.number_of_rows(own) if is_share else value
-    return sharding.whole(value, reduction) if isinstance(given["input"], DTensor) else value
+    value = function(**own | {"reduction": "sum" if is_share else reduction})
+    return value / sharding.number_of_rows(own) if is_share else value
 
 
-def _of_part(function: Callable[..., Tensor], sharding: Sharding, part: Part, **own: Any) -> Tensor:
-    """The loss by ``group=``, with the classes of this process."""
-    _check_classes(part, sharding.own_shape(own), sharding)
-    return function(**own)
-
-
-def _own_tensors(sharding: Sharding, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Logits, or a layer and its inputs, and targets, of this process."""
-    own: dict[str, Any] = {}
+def _own_targets(sharding: Sharding, given: Mapping[str, Any]) -> dict[str, Any]:
     if "target" in given:
-        own["target"] = sharding.target(given["target"])
-    else:
-        own["indices"] = sharding.indices(given["indices"], given["pad"])
+        return {"target": sharding.target(given["target"])}
+    return {"indices": sharding.indices(given["indices"], given["pad"])}
+
+
+def _own_logits(sharding: Sharding, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Logits, or a layer and its inputs."""
     if "linear_weight" not in given:
-        return own | {"input": given["input"].to_local()}
-    classes = {sharding.axes[0]: 0}
-    own["input"] = sharding.local("input", given["input"], sharding.own_rows(), is_summed=True)
+        return {"input": given["input"].to_local()}
+    own = {"input": sharding.local("input", given["input"], sharding.own_rows(), is_summed=True)}
     for name in ("linear_weight", "bias"):
-        own[name] = None if given[name] is None else sharding.local(name, given[name], classes)
+        own[name] = None if given[name] is None else sharding.local(name, given[name], {sharding.axes[0]: 0})
     return own
 
 

@@ -10,7 +10,7 @@ from zlpr_core._checks import check_layer, check_layer_targets
 from zlpr_core._indices import Ids
 from zlpr_core._options import Logits, Options
 
-from . import _dispatch, _linear_ops, _sharded, _torch_internals
+from . import _dispatch, _group, _linear_ops, _sharded, _torch_internals
 from ._arguments import check_tensors, has_dtensor, readable_option
 from ._chunks import Hook
 from ._ids import ids_of_part
@@ -84,8 +84,8 @@ def linear_zlpr_loss(
     """
     if has_dtensor(input, linear_weight, bias, target):
         return _sharded.of_dtensors(linear_zlpr_loss, **locals())
-    if group is not None and not _sharded.is_together():
-        return _sharded.together(linear_zlpr_loss, **locals())
+    if group is not None and not _group.is_together():
+        return _group.together(linear_zlpr_loss, **locals())
     check_tensors(target=target)
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     _check_devices(input, target=target, mask=mask, weight=weight, pos_weight=pos_weight, threshold=threshold)
@@ -136,13 +136,13 @@ def sparse_linear_zlpr_loss(
     """
     if has_dtensor(input, linear_weight, bias, indices):
         return _sharded.of_dtensors(sparse_linear_zlpr_loss, **locals())
-    if group is not None and not _sharded.is_together():
-        return _sharded.together(sparse_linear_zlpr_loss, **locals())
+    if group is not None and not _group.is_together():
+        return _group.together(sparse_linear_zlpr_loss, **locals())
     call = _call_of(input, linear_weight, bias, reduction, memory_budget, weight_grad_hook, group)
     _check_devices(input, indices=indices, mask=mask, weight=weight, pos_weight=pos_weight, threshold=threshold)
     first, total = 0, call.shape[-1]
     if group is not None:
-        part = _sharded.part_of(total, group, class_range, input.device)
+        part = _group.part_of(total, group, class_range, input.device)
         call, first, total = call._replace(part=part), part.first, part.total
     read = ids_of_part(indices, Logits(call.shape, call.dtype, input.device), pad, first, total)
     illegal = None if read.illegal is None else read.illegal.reshape(-1)

@@ -14,7 +14,8 @@ from . import _dispatch, _sharded, _torch_internals
 from ._autograd import is_seen_through
 from ._chunks import Hook, Sums, Wanted, gradients, memory_of, one_sweep, sums_of
 from ._formula import linear_gradient
-from ._layer import Layer, Targets
+from ._group import Part
+from ._layer import Layer, Targets, computing_dtype
 from ._plan import LinearPlan
 from ._reduction import Reduction, number_of, reduce
 
@@ -31,7 +32,7 @@ class Call(NamedTuple):
     hook: Hook | None
     rounded: torch.dtype | None
     group: Any
-    part: _sharded.Part | None = None  # which classes these are, where the others are to be asked whether it fits
+    part: Part | None = None  # which classes these are, where the others are to be asked whether it fits
 
     @classmethod
     def of(
@@ -52,11 +53,6 @@ class Call(NamedTuple):
         one_sweep = hook is None and group is None and reduction != "none"
         plan = LinearPlan.of(**sizes, memory_budget=budget, bytes_a_logit=product.itemsize, one_sweep=one_sweep)
         return cls(shape, wide, product, reduction, plan, budget, hook, rounded, group)
-
-
-def computing_dtype(input: Tensor, weight: Tensor) -> torch.dtype:
-    """That of the loss."""
-    return torch.float64 if torch.float64 in (input.dtype, weight.dtype) else torch.float32
 
 
 def product_dtype(

@@ -14,7 +14,7 @@ from zlpr_core._pairs import check_logits
 from zlpr_core._targets import prepare_targets
 from zlpr_core._typing import Axis
 
-from . import _dispatch, _sharded
+from . import _dispatch, _group, _sharded
 from ._arguments import check_dense_pair, check_tensors, has_dtensor, read_options, readable_option
 from ._dispatch import Implementation, read_implementation
 from ._formula import Inputs, PairCall
@@ -94,8 +94,8 @@ def zlpr_loss(
     """
     if (type(input) is not Tensor or type(target) is not Tensor) and has_dtensor(input, target):
         return _sharded.of_dtensors(zlpr_loss, **locals())
-    if group is not None and not _sharded.is_together():
-        return _sharded.together(zlpr_loss, **locals())
+    if group is not None and not _group.is_together():
+        return _group.together(zlpr_loss, **locals())
     reduction = reduction if reduction == "mean" else read_reduction(reduction)
     impl = impl if impl == "auto" else read_implementation(impl)
     if label_smoothing or ignore_index is not None or mask is not None:
@@ -171,11 +171,11 @@ def sparse_zlpr_loss(
     """
     if (type(input) is not Tensor or type(indices) is not Tensor) and has_dtensor(input, indices):
         return _sharded.of_dtensors(sparse_zlpr_loss, **locals())
-    if group is not None and not _sharded.is_together():
-        return _sharded.together(sparse_zlpr_loss, **locals())
+    if group is not None and not _group.is_together():
+        return _group.together(sparse_zlpr_loss, **locals())
     check_tensors(input=input)
     if group is not None:
-        part = _sharded.part_of(_last(input, dim), group, class_range, input.device)
+        part = _group.part_of(_last(input, dim), group, class_range, input.device)
         target = part_of_ids(ids_of_part(indices, input, pad, part.first, part.total), 0, part.classes, xp=xp)
         target, mask = _prepared(target, mask, input, label_smoothing, None)
         options = read_options(input, mask, weight, pos_weight, threshold)

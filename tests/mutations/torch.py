@@ -17,7 +17,9 @@ OPTIONS, EDGES, VALUES = (
     ("conformance/test_edges.py",),
     ("conformance/test_values.py",),
 )
-CHUNKS, IDS, LINEAR, SHARDED = (f"zlpr_torch/_{name}.py" for name in ("chunks", "ids", "linear", "sharded"))
+CHUNKS, GROUP, IDS, LINEAR, SHARDED = (
+    f"zlpr_torch/_{name}.py" for name in ("chunks", "group", "ids", "linear", "sharded")
+)
 LINEAR_AUTOGRAD, LINEAR_OPS = (f"zlpr_torch/_linear_{name}.py" for name in ("autograd", "ops"))
 COMPILED = ("frameworks/torch/test_torch_linear_compiled.py",)
 GIVEN, LINEARLY = (("frameworks/torch/test_torch_linear" + name,) for name in ("_given.py", ".py"))
@@ -171,17 +173,19 @@ MUTANTS = {
     "linear: blocks of a part": Mutant(CPU_CHUNKS, "upstream, of_part=True)", "upstream)", GIVEN),
     "linear: half precision rounded where all logits fit": Mutant(LINEAR_AUTOGRAD, "    if not input.is_cpu:\n        dtype", "    if True:\n        dtype", GIVEN),
     "linear: gradients that nobody wants": Mutant(LINEAR, "if not is_counted or not any(x is not None and x.requires_grad for x in layer):", "if not is_counted:", GIVEN),
-    "sharded: ranges are not compared": Mutant(SHARDED, "_check_parts([_read(each[:, -DIGITS:]) for each in gathered])", "pass", SHARDEDLY),
+    "sharded: ranges are not compared": Mutant(SHARDED, "check_parts([read(each[:, -DIGITS:]) for each in gathered])", "pass", SHARDEDLY),
     "ids: positives among the negatives": Mutant(CPU_IDS, "    exponentials[positives.rows, positives.classes] = 0.0\n", "", (*LINEARLY, *GIVEN)),
     "ids: an id that is there twice counts twice": Mutant(CPU_IDS, "torch.unique(", "torch.sort(", GIVEN),
     "linear: logits read when the gradient is in their place": Mutant(LINEAR_AUTOGRAD, "logits, ctx.logits = ctx.logits, None", "logits = ctx.logits", GIVEN),
     "linear: logits beyond their part of the gradient": Mutant(CHUNKS, "layer.input.is_cpu and rows <= features and", "layer.input.is_cpu and", LINEARLY),
     "DTensor: mean of the own rows": Mutant(DTENSOR, "value / sharding.number_of_rows(own) if is_share", "value / len(own['input']) if is_share", PLACED),
     "DTensor: shares of a gradient not summed": Mutant(DTENSOR, "[Partial() if lack else place for lack", "[place for lack", PLACED),
-    "sharded: the own sums only": Mutant(SHARDED, "gathered = _gather(mine, group)\n", "gathered = [mine] * len(_gather(mine, group))\n", SHARDEDLY),
-    "sharded: nobody learns that a call failed": Mutant(SHARDED, "            _say_that_it_failed(given)\n", "            pass\n", SHARDEDLY),
-    "sharded: nobody looks whether a call failed": Mutant(SHARDED, "    if FAILED in found:", "    if False:", SHARDEDLY),
-    "sharded: a call that failed says it in another shape": Mutant(SHARDED, "return 4 + is_masked, rows", "return 4, rows", SHARDEDLY),
+    "sharded: the own sums only": Mutant(SHARDED, "gathered = gather(mine, group)\n", "gathered = [mine] * len(gather(mine, group))\n", SHARDEDLY),
+    "sharded: nobody learns that a call failed": Mutant(GROUP, "            _tell(given, error)\n", "", SHARDEDLY),
+    "sharded: nobody looks whether a call failed": Mutant(GROUP, "    if any(failed):", "    if False:", SHARDEDLY),
+    "sharded: a call that failed tells no mask": Mutant(GROUP, "shape = 4 + is_masked, rows", "shape = 4, rows", SHARDEDLY),
+    "sharded: a call that failed tells float32": Mutant(GROUP, "dtype = computing_dtype(input, given.get", "dtype = computing_dtype(input.float(), given.get", SHARDEDLY),
+    "sharded: a call that failed forgets what is ignored": Mutant(GROUP, " or given.get(\"ignore_index\") is not None", "", SHARDEDLY),
     "sharded: a hook that raises": Mutant(LINEAR_AUTOGRAD, "        if is_summed:  # the user's", "        if False:  # the user's", SHARDEDLY),
     "linear: other devices": Mutant(LINEAR, "tensor.dim() and tensor.device != like.device:", "False:", GIVEN),
     "linear: a hook that cannot be called": Mutant(LINEAR, "if hook is not None and not callable(hook):", "if False:", (*GIVEN, *LINEARLY)),

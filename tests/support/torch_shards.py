@@ -5,6 +5,7 @@ found: losses, gradients, and how often the processes had to exchange something.
 """
 
 import sys
+from contextlib import suppress
 from datetime import timedelta
 
 import torch
@@ -57,10 +58,11 @@ def forms_of(problem, own, rank):
     if "mask" in options:
         options["mask"] = options["mask"][:, own]
     chunked, told = {"memory_budget": BUDGET, **options}, {"class_range": (problem["told"][rank], total)}
+    ignored = {"ignore_index": problem["ignore_index"]}
     return {
-        "dense": lambda x, w, b: zlpr_loss(linear(x, w, b), targets, **options),
+        "dense": lambda x, w, b: zlpr_loss(linear(x, w, b), targets, **ignored, **options),
         "ids": lambda x, w, b: sparse_zlpr_loss(linear(x, w, b), ids, **told, **options),
-        "linear": lambda x, w, b: linear_zlpr_loss(x, w, targets, b, **chunked),
+        "linear": lambda x, w, b: linear_zlpr_loss(x, w, targets, b, **ignored, **chunked),
         "linear ids": lambda x, w, b: sparse_linear_zlpr_loss(x, w, ids, b, **chunked),
         "linear ids, told": lambda x, w, b: sparse_linear_zlpr_loss(x, w, ids, b, **told, **chunked),
     }
@@ -79,6 +81,9 @@ def with_arguments_that_fail(problem, own, rank):
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
             found[f"{name}, {how}"] = said, forms[name](*leaves(problem, own)).item()
+    with suppress(ValueError):  # of every process: the dimension of the classes must be the last one
+        sparse_zlpr_loss(leaves(problem, own)[1], problem["ids"], dim=0, group=distributed.group.WORLD)
+        found["another dimension"] = "was taken"
     return found
 
 

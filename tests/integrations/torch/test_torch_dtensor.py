@@ -161,7 +161,7 @@ REFUSED = {
     "hook": "NotImplementedError: `weight_grad_hook` gets no gradient of all rows",
     "other mesh": "ValueError: `target` must be on the mesh of the logits",
     "cut otherwise": CUT_OTHERWISE,
-    "cut otherwise by one": (CUT_OTHERWISE, "RuntimeError: Of the processes of `group`, that of rank 0 failed"),
+    "cut otherwise by one": (CUT_OTHERWISE, "RuntimeError: The loss failed on rank 0 of the process group"),
 }
 
 

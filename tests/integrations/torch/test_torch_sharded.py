@@ -7,7 +7,7 @@ import torch
 import torch_processes
 from torch.nn.functional import linear
 
-from zlpr_torch import _sharded, zlpr_loss
+from zlpr_torch import _group, _sharded, zlpr_loss
 
 ROWS, FEATURES, CLASSES = 8, 5, 600
 start, codes_of, run = (
@@ -42,6 +42,7 @@ def problem(world, reduction, *, masked=False, scale=1.0, dtype=torch.float32):
         "crash": None,
         "hook_raises": None,
         "fails": None,
+        "ignore_index": None,
         "told": ENDS[world][:-1],
     }
 
@@ -112,19 +113,28 @@ def test_a_process_that_dies_leaves_none_waiting(tmp_path):
     assert all(code != 0 for code in codes)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
-def test_arguments_that_fail_leave_none_waiting(tmp_path, masked):
+FAILING = {
+    "plain": ({}, {}),
+    "masked": ({"masked": True}, {}),
+    "ignoring": ({}, {"ignore_index": -1}),
+    "float64": ({"dtype": torch.float64}, {}),
+}
+
+
+@pytest.mark.parametrize(("kind", "change"), FAILING.values(), ids=FAILING)
+def test_arguments_that_fail_leave_none_waiting(tmp_path, kind, change):
     """One process says what is wrong, the others that it failed, and the next call is in step again."""
-    given = problem(3, "mean", masked=masked) | {"fails": 1}
+    given = problem(3, "mean", **kind) | change | {"fails": 1}
     loss = zlpr_loss(linear(given["x"], given["weight"], given["bias"]), given["targets"], **given["options"]).item()
     found = run(tmp_path, given, 3)
     assert found[0].keys() == {f"{form}, {how}" for form in FORMS for how in ("targets", "options")}
     for name in found[0]:
         said, after = zip(*(own[name] for own in found), strict=True)
         assert said[1].startswith(("ValueError: `", "IndexError: `indices`"))
-        others = "RuntimeError: Of the processes of `group`, that of rank 1 failed before it had sums"
+        others = "RuntimeError: The loss failed on rank 1 of the process group before the exchange."
         assert all(text.startswith(others) for text in (said[0], said[2])), (name, said)
         assert after == pytest.approx([loss] * 3, rel=1e-6)
+        assert f"This process fails, and tells its group: {said[1]}" in (tmp_path / "said-1.txt").read_text("utf-8")
 
 
 def test_a_hook_that_raises_leaves_none_waiting(tmp_path):
@@ -158,13 +168,13 @@ def test_ranges_that_do_not_add_up_are_refused_by_all(tmp_path):
 )
 def test_ranges(parts, right):
     like = torch.zeros(4, 2)
-    written = [_sharded._read(_sharded._written([*part, True], like)) for part in parts]
+    written = [_group.read(_group.written([*part, True], like)) for part in parts]
     if right:
         assert written == parts
-        _sharded._check_parts(written)
+        _group.check_parts(written)
     else:
         with pytest.raises(ValueError, match=r"^`class_range` must be \(first class of the process, classes in all\)"):
-            _sharded._check_parts(written)
+            _group.check_parts(written)
 
 
 def test_gradients_that_cannot_be_given():
