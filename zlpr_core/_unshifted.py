@@ -21,19 +21,19 @@ class Factor(NamedTuple):
     weight: Any
 
 
-def unshifted_terms(logits: Array, targets: Array, /, *, share: bool = False, xp: Namespace) -> Halves:
+def unshifted_terms(logits: Array, targets: Array, /, *, one_exponential: bool = False, xp: Namespace) -> Halves:
     """``t e^-s`` and ``(1 - t) e^s``; a target that is not legal gives a meaningless number.
 
     The terms of hard targets are capped, so that they and their derivatives are finite: ``0 * inf`` would be NaN. Each
-    half has its own exponential, as XLA on a CPU would store one that both sums use, which takes longer than a second
-    one. ``share`` is for XLA on a GPU, where one kernel adds up both and is bound by the instructions a logit.
+    half has its own exponential, as XLA on a CPU would store one that both sums use, which takes longer than a second.
+    ``one_exponential`` is for XLA on a GPU, where one kernel adds up both and is bound by the instructions a logit.
     """
     z = xp.astype(logits, compute_dtype(logits.dtype, xp=xp))
     if xp.isdtype(targets.dtype, "real floating"):
         t, exp_z = xp.astype(targets, z.dtype), xp.exp(z)
         return Halves(t / exp_z, (1 - t) * exp_z)
     hard, _ = read_targets(targets, z.dtype, xp=xp)
-    if share:
+    if one_exponential:
         exp = _capped_exp(xp.where(hard, -z, z), xp=xp)
         return Halves(xp.where(hard, exp, 0.0), xp.where(hard, 0.0, exp))
     return Halves(xp.where(hard, _capped_exp(-z, xp=xp), 0.0), xp.where(hard, 0.0, _capped_exp(z, xp=xp)))

@@ -215,7 +215,7 @@ def _unshifted_or_exact_sums(fixed: Fixed, logits: jax.Array, targets: jax.Array
 
 
 def _either_sums(fixed: Fixed, logits: jax.Array, targets: jax.Array) -> Halves:
-    terms = unshifted_terms(logits, targets, share=not is_on_cpu(), xp=xp)
+    terms = unshifted_terms(logits, targets, one_exponential=not is_on_cpu(), xp=xp)
     sums, exact = unshifted_sums(terms, axis=fixed.axes, xp=xp)
     if not jnp.isdtype(targets.dtype, "bool"):  # by the extremes, as a look at each target would cost an array
         exact = exact & (targets.min(fixed.axes, keepdims=True) >= 0) & (targets.max(fixed.axes, keepdims=True) <= 1)

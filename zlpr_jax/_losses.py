@@ -191,10 +191,10 @@ def rdrop_zlpr_loss(
     first, targets, kept = _read(logits1, labels, where, label_smoothing, ignore_index)
     second = jnp.asarray(logits2)
     names = "logits1", "logits2"
-    apart = divergence(JEFFREYS, first, second, axis, kept, scale, threshold, names)
+    jeffreys = divergence(JEFFREYS, first, second, axis, kept, scale, threshold, names)
     options = Options.of(first, kept, weight, pos_weight, threshold, xp=xp)
     losses = sum(zlpr(logits, targets, axis, options, by_parts=True) for logits in (first, second))
-    return 0.5 * losses + (alpha / 4) * apart
+    return 0.5 * losses + (alpha / 4) * jeffreys
 
 
 def zlpr_terms(

@@ -60,8 +60,8 @@ class Chunk(NamedTuple):
         axis %= array.ndim
         if self.step == 1:
             return lax.dynamic_slice_in_dim(array, self.first, self.size, axis)
-        apart = array.reshape(*array.shape[:axis], self.size, self.step, *array.shape[axis + 1 :])
-        return lax.dynamic_index_in_dim(apart, self.first, axis + 1, keepdims=False)
+        split = array.reshape(*array.shape[:axis], self.size, self.step, *array.shape[axis + 1 :])
+        return lax.dynamic_index_in_dim(split, self.first, axis + 1, keepdims=False)
 
     def marked(self, read: Ids) -> jax.Array:
         """Its hard targets."""

@@ -134,7 +134,7 @@ def losses(layer: Layer) -> Any:
         return _all_at_once(layer)
     if not tf.executing_eagerly():
         return _by_rule(layer, derive_others=True)
-    own, others, _ = _apart(layer)
+    own, others, _ = _split(layer)
     if needs_only_gradients(own, others) and not tf.config.functions_run_eagerly():
         ids = {id(part) for part in tf.nest.flatten(layer.ids)}
         kinds = [(x.dtype, x.shape.rank, None if id(x) in ids else tuple(x.shape[-1:])) for x in (*own, *others)]
@@ -154,7 +154,7 @@ def _all_at_once(layer: Layer) -> Any:
     return loss(logits, targets, layer.axis, options)
 
 
-def _apart(layer: Layer) -> tuple[list[Any], list[Any], Callable[..., Layer]]:
+def _split(layer: Layer) -> tuple[list[Any], list[Any], Callable[..., Layer]]:
     """The layer's own tensors, all others, and what makes of both a layer again."""
     leaves = tf.nest.flatten(layer)
     tensors = [leaf for leaf in leaves if tf.is_tensor(leaf)]
@@ -170,7 +170,7 @@ def _apart(layer: Layer) -> tuple[list[Any], list[Any], Callable[..., Layer]]:
 
 def _by_rule(layer: Layer, *, derive_others: bool) -> Any:
     """With the derivatives in the layer's own tensors by chunks, and if asked for those in targets and options."""
-    own, others, together = _apart(layer)
+    own, others, together = _split(layer)
 
     @tf.custom_gradient
     def values(*tensors: Any) -> Any:
@@ -191,7 +191,7 @@ def _by_rule(layer: Layer, *, derive_others: bool) -> Any:
 
 def _twice_differentiable(layer: Layer, sums: Halves, upstream: Any, each: Any) -> list[Any]:
     """The gradients in the layer's own tensors, whose derivatives come from those of all logits."""
-    own, others, together = _apart(layer)
+    own, others, together = _split(layer)
 
     @tf.custom_gradient
     def first_order(upstream: Any, *tensors: Any) -> Any:
@@ -207,7 +207,7 @@ def _twice_differentiable(layer: Layer, sums: Halves, upstream: Any, each: Any) 
 
 def _plain_gradients(layer: Layer, wrt: Sequence[Any], upstream: Any) -> list[Any]:
     """By all logits."""
-    own, others, _ = _apart(layer)
+    own, others, _ = _split(layer)
     return _partial_gradients(_all_at_once(layer), wrt, upstream, [*own, *others]) if wrt else []
 
 

@@ -230,10 +230,10 @@ def rdrop_zlpr_loss(
     second = of_shape(ops.convert_to_tensor(logits2), first)
     alpha = 4.0 if alpha is None else alpha
     check_positive("alpha", alpha, zero=True)
-    apart = divergence(JEFFREYS, first, second, axis, kept, scale, threshold, ("logits1", "logits2"))
+    jeffreys = divergence(JEFFREYS, first, second, axis, kept, scale, threshold, ("logits1", "logits2"))
     options: Any = {"axis": axis, "where": kept, "weight": weight, "pos_weight": pos_weight, "threshold": threshold}
     losses = zlpr_loss(targets, first, **options) + zlpr_loss(targets, second, **options)
-    return 0.5 * losses + alpha / 4 * apart
+    return 0.5 * losses + alpha / 4 * jeffreys
 
 
 @keras_function

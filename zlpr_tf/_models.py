@@ -85,8 +85,8 @@ class RDropZLPR(keras.Model):
         s, u = (ops.convert_to_tensor(logits, dtype=like.dtype) for logits in (first, second))
         where = kept_cells(like, y, s, mask_of(first))
         axis, threshold = getattr(like, "axis", None), getattr(like, "threshold", None)
-        apart = divergence(JEFFREYS, s, u, axis, where, self.scale, threshold)
-        return reduced(self.alpha / 4 * apart, where, like, sample_weight)
+        jeffreys = divergence(JEFFREYS, s, u, axis, where, self.scale, threshold)
+        return reduced(self.alpha / 4 * jeffreys, where, like, sample_weight)
 
     def _one_loss(self) -> keras.losses.Loss:
         losses = keras.tree.flatten(self.loss)

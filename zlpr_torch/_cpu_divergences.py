@@ -66,13 +66,13 @@ class Rows:
     def __init__(self, call: PairCall, inputs: Inputs, wanted: Wanted, memory: AnyMemory) -> None:
         self.call, self.wanted, self.memory = call, wanted, memory
         self.dtype = computing_dtype(inputs)
-        self.factor = call.scale * call.share  # turns a gradient in the scaled logits into one in the logits
+        self.factor = call.scale * call.coefficient  # turns a gradient in the scaled logits into one in the logits
 
     def block(self, inputs: Inputs, each: Any, wholes: list[Any]) -> tuple[Tensor, list[Any]]:
         """The values of some rows, and their gradients, which are written to ``wholes`` if these are given."""
         values, gradients, exponentials = BLOCKS[self.call.divergence](self.read(inputs), self.wanted)
-        if self.call.share != 1:
-            values.mul_(self.call.share)
+        if self.call.coefficient != 1:
+            values.mul_(self.call.coefficient)
         made = []
         for logits, whole, gradient, known in zip(inputs[:2], wholes, gradients, exponentials, strict=True):
             losses, of_loss = self.loss(logits, inputs, None if gradient is None else 0.5 * each, known)

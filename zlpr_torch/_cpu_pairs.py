@@ -263,9 +263,9 @@ def _centred(block: Block, read: _Regret) -> Tensor:
     far = torch.mul(read.positive, exp_of_negative, out=memory["far"])
     far.addcmul_(read.negative, exp).sub_(read.weight, alpha=2)
     one = _squares(mean, exp + exp_of_negative - 2, number_tensor(1.0, mean.dtype), NewMemory())
-    apart = row_sums(_squares(centred, far, read.weight, memory)).add_(one).div_(total)
+    squares = row_sums(_squares(centred, far, read.weight, memory)).add_(one).div_(total)
     high, low = read.positive_total * exp_of_negative / total - 1, read.negative_total * exp / total - 1
-    return apart + torch.minimum(high.clamp_(0), apart) * torch.minimum(low.clamp_(0), apart)
+    return squares + torch.minimum(high.clamp_(0), squares) * torch.minimum(low.clamp_(0), squares)
 
 
 def _squares(d: Tensor, far: Tensor, weight: Tensor, memory: AnyMemory) -> Tensor:

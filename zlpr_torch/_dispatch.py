@@ -70,7 +70,7 @@ def of_pair(call: PairCall, inputs: Inputs) -> Tensor:
     p, q, target = _saveable(inputs.p), _saveable(inputs.q), _saveable(inputs.target)
     options = _saveable_options(inputs.options)
     inputs = Inputs(p, q, target, options)
-    is_plain = isinstance(call.scale, float) and isinstance(call.share, float)  # a tensor may be traced
+    is_plain = isinstance(call.scale, float) and isinstance(call.coefficient, float)  # a tensor may be traced
     if not is_plain or _needs_formula(p, target, options) or _needs_formula(q, target, options):
         return plain_pair(call, inputs)
     on_cpu = p.is_cpu and q.is_cpu

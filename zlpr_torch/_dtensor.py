@@ -221,7 +221,7 @@ def _own_logits(sharding: Sharding, given: Mapping[str, Any]) -> dict[str, Any]:
     """Logits, or a layer and its inputs."""
     if "linear_weight" not in given:
         return {"input": given["input"].to_local()}
-    own = {"input": sharding.local("input", given["input"], sharding.own_rows(), is_summed=True)}
+    own: dict[str, Any] = {"input": sharding.local("input", given["input"], sharding.own_rows(), is_summed=True)}
     for name in ("linear_weight", "bias"):
         own[name] = None if given[name] is None else sharding.local(name, given[name], {sharding.axes[0]: 0})
     return own

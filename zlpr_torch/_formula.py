@@ -63,13 +63,13 @@ def gradient_of_terms(
 
 
 class PairCall(NamedTuple):
-    """What is computed of two logit tensors: ``share`` of a divergence, and with a target the mean of their losses."""
+    """What is computed of two logit tensors: a multiple of a divergence, and with a target the mean of their losses."""
 
     divergence: Divergence
     scale: float
     axes: Shape
     reduction: Reduction
-    share: float = 1.0
+    coefficient: float = 1.0
 
 
 class Inputs(NamedTuple):
@@ -84,7 +84,7 @@ class Inputs(NamedTuple):
 def plain_pair(call: PairCall, inputs: Inputs) -> Tensor:
     """Reduced."""
     inputs = widened(inputs)
-    values: Tensor = call.share * call.divergence.value(_pair(call, inputs), xp=xp)
+    values: Tensor = call.coefficient * call.divergence.value(_pair(call, inputs), xp=xp)
     if inputs.target is not None:
         options = inputs.options.by_name()
         first = zlpr_core.zlpr(inputs.p, inputs.target, axis=call.axes, **options, xp=xp)
@@ -108,10 +108,10 @@ def pair_gradients(call: PairCall, upstream: Tensor, inputs: Inputs) -> list[Ten
     each = layout.beside_cells(upstream)
     gradients, pair = [], _pair(call, inputs)
     values = layout.beside_cells(call.divergence.value(pair, xp=xp))
-    for logits, apart in zip((inputs.p, inputs.q), call.divergence.gradients(pair, values, xp=xp), strict=True):
-        gradient = call.share * apart
+    for logits, of_divergence in zip((inputs.p, inputs.q), call.divergence.gradients(pair, values, xp=xp), strict=True):
+        gradient = call.coefficient * of_divergence
         if inputs.target is not None:
-            wide, options = logits.to(apart.dtype), inputs.options.by_name()
+            wide, options = logits.to(of_divergence.dtype), inputs.options.by_name()
             gradient = 0.5 * zlpr_core.zlpr_grad(wide, inputs.target, axis=call.axes, **options, xp=xp) + gradient
         gradients.append((gradient * each).to(logits.dtype))
     return gradients

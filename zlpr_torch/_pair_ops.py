@@ -19,7 +19,7 @@ from ._layout import Layout
 from ._reduction import labelled_examples, reduce
 
 KINDS = {"kl": KL, "jeffreys": JEFFREYS, "regret": REGRET}
-_CALL = "Tensor p, Tensor q, Tensor? target, Tensor? mask, str divergence, float scale, float share"
+_CALL = "Tensor p, Tensor q, Tensor? target, Tensor? mask, str divergence, float scale, float coefficient"
 _TAGS = (torch.Tag.pt2_compliant_tag,)
 torch.library.define("zlpr::pair_values", f"(Tensor values, {_CALL}) -> Tensor", tags=_TAGS)
 torch.library.define(
@@ -88,15 +88,15 @@ def _rows(call: PairCall, inputs: Inputs) -> tuple[Inputs, tuple[str, float, flo
     # contiguous, because Dynamo takes no other array for `out=` (torch 2.13)
     p, q = layout.rows(inputs.p).contiguous(), layout.rows(inputs.q).contiguous()
     names = [name for name, kind in KINDS.items() if kind.value is call.divergence.value]
-    return Inputs(p, q, target, Options(where)), (names[0], call.scale, call.share)
+    return Inputs(p, q, target, Options(where)), (names[0], call.scale, call.coefficient)
 
 
 def _block(call: PairCall, rows: Inputs, each: Tensor | None, wanted: Wanted) -> tuple[Tensor, list[Any]]:
     return Rows(call, rows, wanted, NewMemory()).block(rows, each, [None, None])
 
 
-def _call_of(divergence: str, scale: float, share: float) -> PairCall:
-    return PairCall(KINDS[divergence], scale, (1,), "none", share)
+def _call_of(divergence: str, scale: float, coefficient: float) -> PairCall:
+    return PairCall(KINDS[divergence], scale, (1,), "none", coefficient)
 
 
 @torch.library.impl("zlpr::pair_values", "cpu")

@@ -54,7 +54,7 @@ MUTANTS = {
     "predictions in their own dtype": Mutant(CLASSES, "ops.convert_to_tensor(y_pred, dtype=self.dtype)", "ops.convert_to_tensor(y_pred)", KERAS),
     "sample_weight dropped": Mutant(REDUCTION, "return keras_reduced(losses, losses, sample_weight)", "return keras_reduced(losses, losses)", KERAS),
     "config without its options": Mutant(CLASSES, "{**super().get_config(), **self._options(),", "{**super().get_config(),", KERAS),
-    "R-Drop: half the agreement": Mutant(MODELS, "self.alpha / 4 * apart", "self.alpha / 8 * apart", KERAS),
+    "R-Drop: half the agreement": Mutant(MODELS, "self.alpha / 4 * jeffreys", "self.alpha / 8 * jeffreys", KERAS),
     "R-Drop: ignored cells": Mutant(MODELS, "where = kept_cells(like, y, s, mask_of(first))", "where = None", KERAS),
     "R-Drop: the same pass twice": Mutant(MODELS, "repeated = self(x, training=True)", "repeated = y_pred", KERAS),
     "the mean counts all": Mutant(REDUCTION, "ops.divide_no_nan(keras_reduced(losses, losses, sample_weight), ops.mean(kept))", "keras_reduced(losses, losses, sample_weight)", KERAS),

@@ -243,12 +243,14 @@ UNSHIFTED = {  # logits, targets, whether sums without a shift are exact
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("one_exponential", [False, True])
 @pytest.mark.parametrize(("logits", "targets", "exact"), UNSHIFTED.values(), ids=UNSHIFTED)
-def test_unshifted_sums_know_where_they_are_exact(logits, targets, exact, share):
+def test_unshifted_sums_know_where_they_are_exact(logits, targets, exact, one_exponential):
     logits, targets = np.asarray([logits]), np.asarray([targets])
     xp = infer(None, logits=logits)
-    sums, is_exact = unshifted_sums(unshifted_terms(logits, targets, share=share, xp=xp), axis=(1,), xp=xp)
+    sums, is_exact = unshifted_sums(
+        unshifted_terms(logits, targets, one_exponential=one_exponential, xp=xp), axis=(1,), xp=xp
+    )
     assert is_exact.item() is exact
     if exact:
         halves = [log_sum(half, axis=(1,), xp=xp) for half in sums]
