@@ -184,7 +184,7 @@ MUTANTS = {
     "sharded: nobody learns that a call failed": Mutant(GROUP, "            _tell(given, error)\n", "", SHARDEDLY),
     "sharded: nobody looks whether a call failed": Mutant(GROUP, "    if any(failed):", "    if False:", SHARDEDLY),
     "sharded: a call that failed tells no mask": Mutant(GROUP, "shape = 4 + is_masked, rows", "shape = 4, rows", SHARDEDLY),
-    "sharded: a call that failed tells float32": Mutant(GROUP, "dtype = computing_dtype(input, given.get", "dtype = computing_dtype(input.float(), given.get", SHARDEDLY),
+    "sharded: a call that failed tells float32": Mutant(GROUP, "dtype = computing_dtype(input, given.get(\"linear_weight\", input))", "dtype = torch.float32", SHARDEDLY),
     "sharded: a call that failed forgets what is ignored": Mutant(GROUP, " or given.get(\"ignore_index\") is not None", "", SHARDEDLY),
     "sharded: a hook that raises": Mutant(LINEAR_AUTOGRAD, "        if is_summed:  # the user's", "        if False:  # the user's", SHARDEDLY),
     "linear: other devices": Mutant(LINEAR, "tensor.dim() and tensor.device != like.device:", "False:", GIVEN),
