@@ -16,6 +16,7 @@ from ._cpu_pairs import BLOCKS, Block
 from ._cpu_terms import FEW, WIDE, in_graph, number_tensor
 from ._formula import Inputs, PairCall, pair_gradients, plain_pair
 from ._layout import layout_of, some_rows
+from ._namespace import computing_dtype
 
 CELLS = 2**18
 """Of a block. With fewer, calls cost more than arithmetic; with more, its dozen arrays leave the cache."""
@@ -65,7 +66,7 @@ class Rows:
 
     def __init__(self, call: PairCall, inputs: Inputs, wanted: Wanted, memory: AnyMemory) -> None:
         self.call, self.wanted, self.memory = call, wanted, memory
-        self.dtype = computing_dtype(inputs)
+        self.dtype = computing_dtype(inputs.p, inputs.q)
         self.factor = call.scale * call.coefficient  # turns a gradient in the scaled logits into one in the logits
 
     def block(self, inputs: Inputs, each: Any, wholes: list[Any]) -> tuple[Tensor, list[Any]]:
@@ -132,7 +133,7 @@ class _Sweep(Rows):
         self.count, classes = inputs.p.shape
         self.step = max(1, min(CELLS // classes, self.count))
         is_small = 0 < inputs.p.numel() <= FEW
-        shape, dtype = (self.step, classes), computing_dtype(inputs)
+        shape, dtype = (self.step, classes), computing_dtype(inputs.p, inputs.q)
         memory = NewMemory() if is_small else kept_memory("pair", shape, dtype)
         super().__init__(call, inputs, wanted if upstream is not None else (False, False), memory)
         self.values, self.gradients = self.block(inputs, upstream, [None, None]) if is_small else self.blocks()
@@ -150,11 +151,6 @@ class _Sweep(Rows):
             wholes = [some_rows(gradient, rows) for gradient in gradients]
             values[rows], _ = self.block(_some(self.inputs, rows), some_rows(self.upstream, rows), wholes)
         return values, gradients
-
-
-def computing_dtype(inputs: Inputs) -> torch.dtype:
-    """Of values and gradients before they are rounded."""
-    return torch.float64 if torch.float64 in (inputs.p.dtype, inputs.q.dtype) else torch.float32
 
 
 def repair(call: PairCall, inputs: Inputs, values: Tensor, gradients: Any, upstream: Any) -> None:

@@ -16,8 +16,7 @@ from torch import Tensor, distributed
 from zlpr_core._checks import class_axes
 
 from . import _torch_internals
-from ._layer import computing_dtype
-from ._namespace import xp
+from ._namespace import computing_dtype, xp
 
 _logger = logging.getLogger("zlpr_torch")
 
@@ -79,26 +78,26 @@ def _tell(given: Mapping[str, Any], error: Exception) -> None:
     except (AttributeError, KeyError, TypeError, ValueError):
         error.add_note("The arguments do not say what the other processes of the group wait for: they still wait.")
     else:
-        gather(message, given["group"])
+        _gather(message, given["group"])
 
 
 def _failed_sums(given: Mapping[str, Any]) -> Tensor:
-    """As ``_sharded.whole_rows`` has them. The shifts are NaN: on a GPU, where nobody looks, so become the losses."""
+    """As ``exchange_sums`` sends them. The shifts are NaN: on a GPU, where nobody looks, so become the losses."""
     input = given["input"]
     if not input.is_floating_point():
-        raise TypeError
+        raise TypeError  # the others have another dtype, and gloo ends a process whose message is of another size
     of_ids_or_layer = "indices" in given or "linear_weight" in given
     axes = (input.dim() - 1,) if of_ids_or_layer else class_axes(input, given["dim"], xp=xp, empty=True)
     rows = prod(size for axis, size in enumerate(input.shape) if axis not in axes)
     is_masked = given["mask"] is not None or given.get("ignore_index") is not None
-    shape = 4 + is_masked, rows + DIGITS * is_compared(given.get("class_range"), input)
+    shape = 4 + is_masked, rows + DIGITS * _is_compared(given.get("class_range"), input)
     dtype = computing_dtype(input, given.get("linear_weight", input))
     sums = torch.full(shape, FAILED, dtype=dtype, device=input.device)
     sums[:4:2] = torch.nan
     return sums
 
 
-def gather(mine: Tensor, group: Any) -> list[Tensor]:
+def _gather(mine: Tensor, group: Any) -> list[Tensor]:
     """What each process has, by the only exchange of its kind in a call: if it fails, nobody waits for another."""
     _turn.exchange = None
     gathered = [torch.empty_like(mine) for _ in range(distributed.get_world_size(group))]
@@ -106,7 +105,19 @@ def gather(mine: Tensor, group: Any) -> list[Tensor]:
     return gathered
 
 
-def check_that_none_failed(failed: Sequence[bool]) -> None:
+def exchange_sums(mine: Tensor, group: Any, part: Part | None) -> list[Tensor]:
+    """The sums of each process, a column a row of logits. Raise if one has none, or if the classes do not add up."""
+    is_compared = _is_compared(part, mine)
+    gathered = _gather(torch.cat([mine, _written(part, mine)], 1) if is_compared else mine, group)
+    if mine.is_cpu:
+        _check_that_none_failed([bool((each[1] == FAILED).any()) for each in gathered])
+    if is_compared:
+        _check_parts([_read(each[:, -DIGITS:]) for each in gathered])
+        gathered = [each[:, :-DIGITS] for each in gathered]
+    return gathered
+
+
+def _check_that_none_failed(failed: Sequence[bool]) -> None:
     """Of each process, whether it did."""
     if any(failed):
         ranks = ", ".join(str(rank) for rank, here in enumerate(failed) if here)
@@ -116,7 +127,7 @@ def check_that_none_failed(failed: Sequence[bool]) -> None:
         raise RuntimeError(msg)
 
 
-def is_compared(class_range: Any, like: Tensor) -> bool:
+def _is_compared(class_range: Any, like: Tensor) -> bool:
     """True if the processes see whether what they were told fits. On a GPU a look at it would halt everything."""
     told = class_range.told if isinstance(class_range, Part) else class_range is not None
     return told and like.is_cpu
@@ -129,8 +140,8 @@ def part_of(classes: int, group: Any, class_range: tuple[int, int] | Part | None
     if class_range is not None:
         first, total = class_range
         return Part(first, classes, total, told=True)
-    numbers = [int(size) for size in gather(torch.tensor([classes], device=device), group)]
-    check_that_none_failed([number == FAILED for number in numbers])
+    numbers = [int(size) for size in _gather(torch.tensor([classes], device=device), group)]
+    _check_that_none_failed([number == FAILED for number in numbers])
     _turn.exchange = "sums"
     return Part(sum(numbers[: distributed.get_rank(group)]), classes, sum(numbers), told=False)
 
@@ -139,17 +150,17 @@ BASE, DIGITS = 2**20, 3
 """How a number of classes is written in columns of float32, which holds whole numbers up to 2^24."""
 
 
-def written(part: Any, like: Tensor) -> Tensor:
+def _written(part: Any, like: Tensor) -> Tensor:
     """``first``, ``classes`` and ``total`` as columns beside the sums."""
     digits = [[number // BASE**k % BASE for k in range(DIGITS)] for number in part[:3]]
     return like.new_tensor([*digits, *[[0] * DIGITS] * (len(like) - 3)])
 
 
-def read(written: Tensor) -> list[int]:
+def _read(written: Tensor) -> list[int]:
     return [sum(int(digit) * BASE**k for k, digit in enumerate(row)) for row in written[:3].tolist()]
 
 
-def check_parts(parts: list[list[int]]) -> None:
+def _check_parts(parts: list[list[int]]) -> None:
     """Every process sees the same, so all raise, or none does and none waits for another."""
     end = 0
     for first, classes, _ in sorted(parts):

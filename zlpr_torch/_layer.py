@@ -14,11 +14,6 @@ from ._layout import some_rows
 from ._namespace import xp
 
 
-def computing_dtype(*tensors: Tensor) -> torch.dtype:
-    """That of the loss, of logits or of what they are the product of."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
-
-
 class Targets(NamedTuple):
     """Targets of all classes, or the ids that stand for them."""
 

@@ -15,7 +15,8 @@ from ._autograd import is_seen_through
 from ._chunks import Hook, Sums, Wanted, gradients, memory_of, one_sweep, sums_of
 from ._formula import linear_gradient
 from ._group import Part
-from ._layer import Layer, Targets, computing_dtype
+from ._layer import Layer, Targets
+from ._namespace import computing_dtype
 from ._plan import LinearPlan
 from ._reduction import Reduction, number_of, reduce
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from zlpr_core._options import Options
 
 from ._chunks import Sums, Wanted
-from ._layer import Layer, Targets, computing_dtype
+from ._layer import Layer, Targets
 from ._linear_autograd import Call, differentiable, read_layer, second_sweep, sums_of_rows
+from ._namespace import computing_dtype
 from ._ops import as_options, tensors_of
 from ._reduction import Reduction, reduce
 

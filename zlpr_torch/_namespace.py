@@ -100,3 +100,8 @@ xp = namespace_from(
         "sparse_linear_zlpr": "sparse_linear_zlpr_loss",
     },
 )
+
+
+def computing_dtype(*tensors: torch.Tensor) -> torch.dtype:
+    """Of what is computed of logits, or of tensors whose product they are, before it is rounded. Dynamo traces this."""
+    return torch.float64 if torch.float64 in [tensor.dtype for tensor in tensors] else torch.float32

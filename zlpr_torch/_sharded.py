@@ -16,19 +16,10 @@ from zlpr_core._options import Options
 
 from . import _torch_internals
 from ._chunks import Sums, gradient_of, kernel_of, merged, write_sums
-from ._group import (
-    DIGITS,
-    FAILED,
-    Part,
-    check_parts,
-    check_that_none_failed,
-    gather,
-    is_compared,
-    read,
-    written,
-)
-from ._layer import Chunk, computing_dtype
+from ._group import Part, exchange_sums
+from ._layer import Chunk
 from ._layout import Shape, layout_of
+from ._namespace import computing_dtype
 from ._reduction import Reduction, number_of, reduce
 
 
@@ -37,16 +28,7 @@ def whole_rows(own: Sums, dtype: torch.dtype, group: Any, part: Part | None = No
     mine = own.parts.to(dtype).t().contiguous()
     if own.labelled is not None:
         mine = torch.cat([mine, own.labelled.to(dtype).unsqueeze(0)])
-    checked = is_compared(part, mine)
-    if checked:
-        mine = torch.cat([mine, written(part, mine)], 1)
-    gathered = gather(mine, group)
-    if mine.is_cpu:
-        check_that_none_failed([bool((each[1] == FAILED).any()) for each in gathered])
-    if checked:
-        check_parts([read(each[:, -DIGITS:]) for each in gathered])
-        gathered = [each[:, :-DIGITS] for each in gathered]
-    parts = torch.stack(gathered)  # processes, numbers, rows
+    parts = torch.stack(exchange_sums(mine, group, part))  # processes, numbers, rows
     labelled = None if own.labelled is None else parts[:, 4].any(0)
     return Sums(merged(parts[:, :4].transpose(1, 2)), labelled)
 

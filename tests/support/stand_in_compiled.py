@@ -2,5 +2,5 @@
 
 import harness.pytorch
 
-harness.pytorch.is_there = lambda: True
+harness.pytorch.finds_gpu = lambda: True
 harness.pytorch.CudaTorch.device = "cpu"

@@ -82,7 +82,9 @@ def with_arguments_that_fail(problem, own, rank):
                 said = f"{type(error).__name__}: {error}"
             found[f"{name}, {how}"] = said, forms[name](*leaves(problem, own)).item()
     with suppress(ValueError):  # of every process: the dimension of the classes must be the last one
-        sparse_zlpr_loss(leaves(problem, own)[1], problem["ids"], dim=0, group=distributed.group.WORLD)
+        x, weight, bias = leaves(problem, own)
+        told = {"group": distributed.group.WORLD, "class_range": (problem["told"][rank], problem["ends"][-1])}
+        sparse_zlpr_loss(linear(x, weight, bias), problem["ids"], dim=0, **told)
         found["another dimension"] = "was taken"
     return found
 

@@ -168,13 +168,13 @@ def test_ranges_that_do_not_add_up_are_refused_by_all(tmp_path):
 )
 def test_ranges(parts, right):
     like = torch.zeros(4, 2)
-    written = [_group.read(_group.written([*part, True], like)) for part in parts]
+    written = [_group._read(_group._written([*part, True], like)) for part in parts]
     if right:
         assert written == parts
-        _group.check_parts(written)
+        _group._check_parts(written)
     else:
         with pytest.raises(ValueError, match=r"^`class_range` must be \(first class of the process, classes in all\)"):
-            _group.check_parts(written)
+            _group._check_parts(written)
 
 
 def test_gradients_that_cannot_be_given():

@@ -116,11 +116,11 @@ class CudaTorch(Torch):
     reads_ids = False
 
 
-is_there = torch.cuda.is_available
+finds_gpu = torch.cuda.is_available
 
 
 def make(name):
-    if name == "torch-cuda" and not is_there():
+    if name == "torch-cuda" and not finds_gpu():
         msg = f"The backend 'torch-cuda' needs a GPU, and PyTorch {torch.__version__} finds none here."
         raise UnavailableError(msg)
     return {"torch": Torch, "torch-plain": PlainTorch, "torch-cuda": CudaTorch}[name]()
