@@ -3,6 +3,7 @@
 import argparse
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import nox
@@ -30,9 +31,12 @@ ROOM = 6 * 2**30  # bytes: the largest environment takes 3 GB, and pip unpacks w
 DEMO = {"torch": "torch", "jax": "jax", "keras": "tf"}
 
 _environments: set[Path] = set()
+_compiled = tempfile.TemporaryDirectory()
 
 # Packages are installed uncompiled: TensorFlow takes 7 s to import if Python may keep what it compiles, else 20 s
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Inductor finds no code of an earlier run: one test passed only because it did, and failed on a new machine
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "types", "tests", "readme", "docs", "build"]
