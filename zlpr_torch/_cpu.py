@@ -20,7 +20,7 @@ import zlpr_core
 from zlpr_core._losses import terms_gradients
 from zlpr_core._options import DEFAULT, Options
 
-from ._cpu_memory import kept_memory
+from ._cpu_memory import BlockMemory, kept_memory
 from ._cpu_terms import (
     FEW,
     WIDE,
@@ -150,15 +150,17 @@ def swept(
     gradient: Tensor | None = None,
     *,
     exponentials: Tensor | None = None,
+    memory: BlockMemory | None = None,
 ) -> tuple[Tensor, Any]:
     """The losses of the two halves of each row, [2, rows, 1], and if there is an ``upstream`` the gradient.
 
     ``upstream`` is a number, or a tensor that broadcasts to the losses. The gradient goes into the memory of
-    ``gradient``, if that is given. ``exponentials`` are those of the logits, if a caller knows them.
+    ``gradient``, if that is given. ``exponentials`` are those of the logits, and ``memory`` what a block of them can
+    have, if a caller has them.
     """
     is_small = 0 < logits.numel() <= FEW and options.are_default
     if not is_small or gradient is not None:
-        return Sweep(logits, targets, options, upstream, gradient, exponentials=exponentials).run()
+        return Sweep(logits, targets, options, upstream, gradient, exponentials=exponentials, memory=memory).run()
     losses, gradient = at_once(logits, targets, upstream)
     redo = inexact_rows(losses)
     if redo is not None:
@@ -188,6 +190,7 @@ class Sweep:
         careful: bool = False,
         of_part: bool = False,
         exponentials: Tensor | None = None,
+        memory: BlockMemory | None = None,
     ) -> None:
         self.logits, self.targets, self.options = logits, targets, options
         self.upstream = upstream
@@ -198,8 +201,9 @@ class Sweep:
         self.dtype = logits.dtype if logits.dtype in WIDE else torch.float32
         self.count, self.classes = logits.shape
         self.step = max(1, min(CELLS // self.classes, self.count))
-        self.exponentials = exponentials if self.step == self.count else None
-        self.memory = kept_memory("loss", (self.step, self.classes), self.dtype)
+        # what is of all rows is of use if these are one block
+        self.exponentials, lent = (exponentials, memory) if self.step == self.count else (None, None)
+        self.all_memory = lent or kept_memory("loss", (self.step, self.classes), self.dtype)
         self.gradient: Any = gradient
 
     def run(self) -> tuple[Tensor, Any]:
@@ -239,7 +243,7 @@ class Sweep:
 
     def block(self, logits: Tensor, targets: Tensor, options: Options, upstream: Any, gradient: Any) -> Tensor:
         """The losses of one block. Writes its gradient."""
-        self.memory.of_rows(len(logits))
+        self.memory = self.all_memory.of_rows(len(logits))
         in_place = gradient is not None and gradient.dtype == self.dtype
         memory = gradient if in_place else self.memory["negative"]
         negative, positive, illegal = self.terms(logits, targets, options.where, memory)

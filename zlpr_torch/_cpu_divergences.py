@@ -5,13 +5,13 @@ logits and these is as small as a block. The arithmetic of a block is in ``_cpu_
 while the block is in the cache. A row whose value is not finite there is computed anew by the core.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ._cpu import LIMIT, average, divisor, keeps_gradient, options_of, swept
-from ._cpu_memory import AnyMemory, NewMemory, kept_memory
+from ._cpu_memory import AnyMemory, Memory, NewMemory, kept_memory
 from ._cpu_pairs import BLOCKS, Block
 from ._cpu_terms import FEW, WIDE, in_graph, number_tensor
 from ._formula import Inputs, PairCall, pair_gradients, plain_pair
@@ -61,54 +61,69 @@ def _sweep(call: PairCall, inputs: Inputs, upstream: Any, wanted: Wanted) -> tup
     return sweep.values, [None if gradient is None else layout.cells(gradient, shape) for gradient in sweep.gradients]
 
 
+class _Side(NamedTuple):
+    """One of the two logits."""
+
+    logits: Tensor
+    whole: Tensor | None  # where its gradient goes
+    gradient: Tensor  # of the divergence; None where it is not wanted
+    exponentials: Tensor | None
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.gradient is not None
+
+
 class Rows:
     """The arithmetic of a block of rows. Dynamo traces it for ``_pair_ops``."""
 
-    def __init__(self, call: PairCall, inputs: Inputs, wanted: Wanted, memory: AnyMemory) -> None:
+    def __init__(self, call: PairCall, inputs: Inputs, wanted: Wanted, memory: Memory | NewMemory) -> None:
         self.call, self.wanted, self.memory = call, wanted, memory
         self.dtype = computing_dtype(inputs.p, inputs.q)
         self.factor = call.scale * call.coefficient  # turns a gradient in the scaled logits into one in the logits
 
     def block(self, inputs: Inputs, each: Any, wholes: list[Any]) -> tuple[Tensor, list[Any]]:
         """The values of some rows, and their gradients, which are written to ``wholes`` if these are given."""
-        values, gradients, exponentials = BLOCKS[self.call.divergence](self.read(inputs), self.wanted)
+        memory = self.memory.of_rows(len(inputs.p), gap=wholes[0], apart=wholes[1])
+        values, gradients, exponentials = BLOCKS[self.call.divergence](self.read(inputs, memory), self.wanted)
         if self.call.coefficient != 1:
             values.mul_(self.call.coefficient)
         made = []
-        for logits, whole, gradient, known in zip(inputs[:2], wholes, gradients, exponentials, strict=True):
-            losses, of_loss = self.loss(logits, inputs, None if gradient is None else 0.5 * each, known)
-            if losses is not None:
+        for sign, *parts in zip((1, -1), inputs[:2], wholes, gradients, exponentials, strict=True):
+            side, of_loss = _Side(*parts), None
+            if inputs.target is not None:
+                losses, of_loss = self.loss(side, inputs, 0.5 * each if side.is_wanted else None, memory)
                 values.add_(losses, alpha=0.5)
-            made.append(None if gradient is None else self.joined(gradient, each, of_loss, logits, whole))
+            made.append(self.joined(side, sign * each, of_loss) if side.is_wanted else None)
         return values, made
 
-    def joined(self, gradient: Tensor, each: Any, of_loss: Any, logits: Tensor, whole: Tensor | None) -> Tensor:
+    def joined(self, side: _Side, each: Any, of_loss: Tensor | None) -> Tensor:
         """The gradient of the divergence and that of the loss together, rounded once, in ``whole`` if that is given."""
+        gradient, whole = side.gradient, side.whole
         in_place = whole is not None and whole.dtype == self.dtype
         both = torch.mul(gradient, each * self.factor, out=whole if in_place else gradient)
         if of_loss is not None:
             both.add_(of_loss)
         if in_place:
             return both
-        return both.to(logits.dtype) if whole is None else whole.copy_(both)
+        return both.to(side.logits.dtype) if whole is None else whole.copy_(both)
 
-    def loss(self, logits: Tensor, inputs: Inputs, upstream: Any, exponentials: Tensor | None) -> tuple[Any, Any]:
-        """Losses and gradient of the first or the second logits, if there is a target, in a graph without options."""
-        if inputs.target is None:
-            return None, None
-        logits = logits.to(self.dtype)
-        if not torch.compiler.is_compiling():
-            memory = None if upstream is None else self.memory["of_loss"]
-            halves, gradient = swept(logits, inputs.target, inputs.options, upstream, memory, exponentials=exponentials)
-            return halves.sum(0), gradient
-        losses, gradient = in_graph(logits, inputs.target, upstream, exponentials)
-        return torch.where(losses < LIMIT[self.dtype], losses, torch.nan), gradient
+    def loss(self, side: _Side, inputs: Inputs, upstream: Any, memory: AnyMemory) -> tuple[Tensor, Any]:
+        """Losses and gradient of one side, in a graph without options."""
+        logits, known = side.logits.to(self.dtype), side.exponentials
+        target: Any = inputs.target
+        if torch.compiler.is_compiling():
+            losses, gradient = in_graph(logits, target, upstream, known)
+            return torch.where(losses < LIMIT[self.dtype], losses, torch.nan), gradient
+        into = None if upstream is None else memory["spare"]
+        lent = memory.lend(positive=side.whole)
+        halves, gradient = swept(logits, target, inputs.options, upstream, into, exponentials=known, memory=lent)
+        return halves.sum(0), gradient
 
-    def read(self, inputs: Inputs) -> Block:
+    def read(self, inputs: Inputs, memory: AnyMemory) -> Block:
         """In the dtype that computes, scaled, and 0 where masked."""
-        memory, scale = self.memory.of_rows(len(inputs.p)), self.call.scale
-        where = inputs.options.where
-        p, q = self.wide(inputs.p, where, memory["x"]), self.wide(inputs.q, where, memory["y"])
+        scale, where = self.call.scale, inputs.options.where
+        p, q = self.wide(inputs.p, where, memory, "x"), self.wide(inputs.q, where, memory, "y")
         gap = torch.sub(p, q, out=memory["gap"])
         if scale != 1:
             gap.mul_(scale)
@@ -118,10 +133,11 @@ class Rows:
         with_loss = with_loss and (torch.compiler.is_compiling() or p.numel() > FEW)
         return Block(p, q, gap, where, memory, with_loss)
 
-    def wide(self, logits: Tensor, where: Tensor | None, memory: Tensor | None) -> Tensor:
-        """The logits in the dtype that computes, 0 where masked."""
+    def wide(self, logits: Tensor, where: Tensor | None, memory: AnyMemory, name: str) -> Tensor:
+        """The logits in the dtype that computes, 0 where masked. They may be those that came."""
         if logits.dtype != self.dtype:
-            logits = logits.to(self.dtype) if memory is None else memory.copy_(logits)
+            into = memory[name]
+            logits = logits.to(self.dtype) if into is None else into.copy_(logits)
         return logits if where is None else torch.where(where, logits, number_tensor(0.0, self.dtype))
 
 
@@ -134,7 +150,7 @@ class _Sweep(Rows):
         self.step = max(1, min(CELLS // classes, self.count))
         is_small = 0 < inputs.p.numel() <= FEW
         shape, dtype = (self.step, classes), computing_dtype(inputs.p, inputs.q)
-        memory = NewMemory() if is_small else kept_memory("pair", shape, dtype)
+        memory: Memory | NewMemory = NewMemory() if is_small else kept_memory("pair", shape, dtype)
         super().__init__(call, inputs, wanted if upstream is not None else (False, False), memory)
         self.values, self.gradients = self.block(inputs, upstream, [None, None]) if is_small else self.blocks()
         if self.count and not self.values.sum().isfinite():

@@ -51,7 +51,10 @@ Both = tuple[Tensor | None, Tensor | None]
 """One tensor for x and one for y; None where it is not wanted."""
 
 Computed = tuple[Tensor, Both, Both]
-"""The values, the gradients, and ``e^x`` and ``e^y`` if the losses of R-Drop can use them."""
+"""The values, the gradients in x and in -y, and ``e^x`` and ``e^y`` if the losses of R-Drop can use them.
+
+In -y, as its formula is that of x then, and to change the sign would take a pass.
+"""
 
 
 class Block(NamedTuple):
@@ -78,20 +81,19 @@ def _jeffreys(block: Block, wanted: tuple[bool, bool]) -> Computed:
     memory = block.memory
     on_x, off_x = _sigmoids(block.x, memory["on_x"], memory["off_x"])
     on_y, off_y = _sigmoids(block.y, memory["on_y"], memory["off_y"])
-    at = Sigmoids(on_x, off_x, on_y, off_y)
-    apart = _apart(block, at)
-    values = row_sums(torch.mul(apart, block.gap, out=memory["grown"]))
-    exponentials = _exponentials(block, at) if block.with_exponentials else (None, None)
-    in_p = torch.addcmul(apart, at.on_x.mul_(at.off_x), block.gap, out=at.on_x) if wanted[0] else None
-    in_q = torch.addcmul(apart, at.on_y.mul_(at.off_y), block.gap, out=at.on_y).neg_() if wanted[1] else None
-    return values, (in_p, in_q), exponentials
+    apart = _apart(block, Sigmoids(on_x, off_x, on_y, off_y))
+    values = row_sums(torch.mul(apart, block.gap, out=memory["spare"]))
+    in_x, exp_x = _one_side(block, apart, block.x, on_x, off_x, wanted=wanted[0])
+    in_y, exp_y = _one_side(block, apart, block.y, on_y, off_y, wanted=wanted[1])
+    return values, (in_x, in_y), (exp_x, exp_y)
 
 
-def _exponentials(block: Block, at: Sigmoids) -> Both:
-    memory = block.memory
-    if torch.compiler.is_compiling():
-        return torch.exp(block.x), torch.exp(block.y)  # Inductor merges them with those of `_sigmoids`
-    return torch.div(at.on_x, at.off_x, out=memory["exp_x"]), torch.div(at.on_y, at.off_y, out=memory["exp_y"])
+def _one_side(block: Block, apart: Tensor, x: Tensor, on: Tensor, off: Tensor, *, wanted: bool) -> Both:
+    """``σ(x) σ(-x) gap + apart`` in the memory of ``on``, and ``e^x`` in that of ``off``."""
+    slope, exp = torch.mul(on, off, out=block.memory["spare"]) if wanted else None, None
+    if block.with_exponentials:  # Inductor merges an exponential with that of `_sigmoids`
+        exp = torch.exp(x) if torch.compiler.is_compiling() else torch.div(on, off, out=off)
+    return None if slope is None else torch.addcmul(apart, slope, block.gap, out=on), exp
 
 
 class Mirrored(NamedTuple):
@@ -106,7 +108,7 @@ class Mirrored(NamedTuple):
 
 def _mirrored(block: Block) -> Mirrored:
     memory, dtype = block.memory, block.x.dtype
-    side = torch.copysign(number_tensor(1.0, dtype), block.x, out=memory["side"])
+    side = torch.copysign(number_tensor(1.0, dtype), block.x, out=memory["apart"])
     rise = torch.mul(block.gap, side, out=memory["rise"])
     off_y, on_y = _sigmoids(torch.mul(block.y, side, out=memory["off_y"]), memory["off_y"], memory["on_y"])
     on_x = torch.copysign(block.x, number_tensor(-1.0, dtype), out=memory["on_x"]).sigmoid_()
@@ -134,7 +136,7 @@ def _kl(block: Block, wanted: tuple[bool, bool]) -> Computed:
     if wanted[1]:
         near = above.sub_(below).add_(r).mul_(slope).div_(close.add_(1))
         apart = _either(is_near, near, apart, apart)
-        apart = torch.addcmul(number_tensor(0.0, apart.dtype), apart, side, value=-1, out=apart)
+        apart = apart.mul_(side)
     return values, (slope.mul_(block.gap) if wanted[0] else None, apart if wanted[1] else None), (None, None)
 
 
@@ -186,7 +188,7 @@ def _apart(block: Block, at: Sigmoids) -> Tensor:
     """``σ(x) - σ(y) = tanh(gap / 2) (σ(x) σ(-y) + σ(-x) σ(y))``, with tanh from ``e^gap - 1``."""
     if torch.compiler.is_compiling():
         return _apart_in_a_graph(block.gap, at)
-    grown = torch.clamp(block.gap, -FARTHEST, FARTHEST, out=block.memory["grown"]).expm1_()
+    grown = torch.clamp(block.gap, -FARTHEST, FARTHEST, out=block.memory["spare"]).expm1_()
     apart = torch.mul(at.on_x, at.off_y, out=block.memory["apart"]).addcmul_(at.off_x, at.on_y)
     return apart.mul_(grown).div_(grown.add_(2))
 
@@ -257,10 +259,10 @@ def _centred(block: Block, read: _Regret) -> Tensor:
     squares, in which nothing cancels. B and C are rounded to eps; kept within [0, A], they cannot spoil a small value.
     """
     memory, total = block.memory, read.total
-    mean = row_sums(torch.mul(read.weight, block.gap, out=memory["spare"])).div_(total)
+    mean = row_sums(torch.mul(read.weight, block.gap, out=memory["exp_y"])).div_(total)
     exp, exp_of_negative = torch.exp(mean), torch.exp(-mean)
-    centred = torch.sub(block.gap, mean, out=memory["centred"])
-    far = torch.mul(read.positive, exp_of_negative, out=memory["far"])
+    centred = torch.sub(block.gap, mean, out=memory["gap"])
+    far = torch.mul(read.positive, exp_of_negative, out=memory["apart"])
     far.addcmul_(read.negative, exp).sub_(read.weight, alpha=2)
     one = _squares(mean, exp + exp_of_negative - 2, number_tensor(1.0, mean.dtype), NewMemory())
     squares = row_sums(_squares(centred, far, read.weight, memory)).add_(one).div_(total)
@@ -272,7 +274,7 @@ def _squares(d: Tensor, far: Tensor, weight: Tensor, memory: AnyMemory) -> Tenso
     """``w (e^(d/2) - e^(-d/2))²`` in the memory of d; ``far`` is the same by exponentials, taken from 1 on."""
     is_small = torch.abs(d, out=memory["is_small"]).lt_(1)
     square = d.square_()
-    near = _polynomial(square, COSH[d.dtype], memory["spare"]).mul_(square).mul_(weight)
+    near = _polynomial(square, COSH[d.dtype], memory["exp_y"]).mul_(square).mul_(weight)
     return _either(is_small, near, far, far)
 
 
@@ -280,12 +282,12 @@ def _regret_gradients(block: Block, read: _Regret, wanted: tuple[bool, bool]) ->
     """By the softmax weights P, N and W of the two halves and of the floor."""
     memory = block.memory
     positive, negative = read.positive.div_(read.positive_total), read.negative.div_(read.negative_total)
-    in_q = torch.sub(negative, positive, out=memory["centred"]) if wanted[1] else None
+    in_y = torch.sub(positive, negative, out=memory["apart"]) if wanted[1] else None
     if not wanted[0]:
-        return None, in_q
+        return None, in_y
     floor = read.weight.div_(read.total)
-    in_p = positive.sub_(floor).mul_(read.off).sub_(negative.sub_(floor).mul_(read.on)).mul_(2)
-    return in_p, in_q
+    in_x = positive.sub_(floor).mul_(read.off).sub_(negative.sub_(floor).mul_(read.on)).mul_(2)
+    return in_x, in_y
 
 
 BLOCKS: dict[Divergence, Callable[[Block, tuple[bool, bool]], Computed]] = {

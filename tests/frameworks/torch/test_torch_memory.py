@@ -67,6 +67,14 @@ def test_new_memory_is_that_of_the_gradients(name):
     assert len([event for event in profiled.events() if event.self_cpu_memory_usage >= p.nbytes]) == 2
 
 
+@pytest.mark.parametrize(("name", "most"), [("kl", 11), ("symmetric", 5), ("own", 7), ("rdrop", 5)])
+def test_arrays_beside_the_gradients(name, most):
+    """Which serve as two more until they are written. With cold caches each array takes as long as an operation."""
+    step(CALLS[name], 0, torch.float64)  # so that the next call makes its memory anew
+    step(CALLS[name], 0)
+    assert len(kept_memory("pair", SHAPE, torch.float32).arrays) == most
+
+
 @by_call
 def test_dtypes_take_turns(call):
     narrow, wide = step(call, 0), step(call, 0, torch.float64)
