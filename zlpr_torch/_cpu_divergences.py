@@ -66,12 +66,8 @@ class _Side(NamedTuple):
 
     logits: Tensor
     whole: Tensor | None  # where its gradient goes
-    gradient: Tensor  # of the divergence; None where it is not wanted
+    gradient: Tensor | None  # of the divergence, if it is wanted
     exponentials: Tensor | None
-
-    @property
-    def is_wanted(self) -> bool:
-        return self.gradient is not None
 
 
 class Rows:
@@ -92,16 +88,18 @@ class Rows:
         for sign, *parts in zip((1, -1), inputs[:2], wholes, gradients, exponentials, strict=True):
             side, of_loss = _Side(*parts), None
             if inputs.target is not None:
-                losses, of_loss = self.loss(side, inputs, 0.5 * each if side.is_wanted else None, memory)
+                losses, of_loss = self.loss(side, inputs, None if side.gradient is None else 0.5 * each, memory)
                 values.add_(losses, alpha=0.5)
-            made.append(self.joined(side, sign * each, of_loss) if side.is_wanted else None)
+            made.append(self.joined(side, sign, each, of_loss))
         return values, made
 
-    def joined(self, side: _Side, each: Any, of_loss: Tensor | None) -> Tensor:
+    def joined(self, side: _Side, sign: int, each: Any, of_loss: Tensor | None) -> Tensor | None:
         """The gradient of the divergence and that of the loss together, rounded once, in ``whole`` if that is given."""
         gradient, whole = side.gradient, side.whole
+        if gradient is None:
+            return None
         in_place = whole is not None and whole.dtype == self.dtype
-        both = torch.mul(gradient, each * self.factor, out=whole if in_place else gradient)
+        both = torch.mul(gradient, each * (sign * self.factor), out=whole if in_place else gradient)
         if of_loss is not None:
             both.add_(of_loss)
         if in_place:

@@ -140,7 +140,7 @@ MUTANTS = {
     "pair: scale forgotten in the gradient": Mutant(CPU_DIVERGENCES, "self.factor = call.scale * call.coefficient", "self.factor = call.coefficient", BLOCKWISE),
     "pair: coefficient forgotten in the gradient": Mutant(CPU_DIVERGENCES, "self.factor = call.scale * call.coefficient", "self.factor = call.scale", BLOCKWISE),
     "pair: coefficient forgotten": Mutant(CPU_DIVERGENCES, "values.mul_(self.call.coefficient)", "pass", (*PAIRED, *BLOCKWISE)),
-    "pair: R-Drop, twice the loss in the gradient": Mutant(CPU_DIVERGENCES, "0.5 * each if side.is_wanted", "each if side.is_wanted", BLOCKWISE),
+    "pair: R-Drop, twice the loss in the gradient": Mutant(CPU_DIVERGENCES, "else 0.5 * each, memory)", "else each, memory)", BLOCKWISE),
     "pair: no row is recomputed": Mutant(CPU_DIVERGENCES, "if self.count and not self.values.sum().isfinite():", "if False:", (*PAIRED, *BLOCKWISE)),
     "pair: no gradient is recomputed": Mutant(CPU_DIVERGENCES, "whole[rows] = gradient.to(whole.dtype)", "pass", (*PAIRED, *BLOCKWISE)),
     "pair: half precision is multiplied": Mutant(CPU_DIVERGENCES, "if residuals is not None and p.dtype in WIDE and q.dtype in WIDE:", "if residuals is not None:", BLOCKWISE),
