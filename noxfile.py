@@ -37,6 +37,7 @@ _compiled = tempfile.TemporaryDirectory()
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Inductor finds no code of an earlier run: one test passed only because it did, and failed on a new machine
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a process of each test's own compiles later than it would itself
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.sessions = ["lint", "types", "tests", "readme", "docs", "build"]
