@@ -80,6 +80,7 @@ class Rows:
 
     def block(self, inputs: Inputs, each: Any, wholes: list[Any]) -> tuple[Tensor, list[Any]]:
         """The values of some rows, and their gradients, which are written to ``wholes`` if these are given."""
+        # lent, as `joined` writes to them when nobody reads the gap of the logits and of their probabilities any more
         memory = self.memory.of_rows(len(inputs.p), gap=wholes[0], apart=wholes[1])
         values, gradients, exponentials = BLOCKS[self.call.divergence](self.read(inputs, memory), self.wanted)
         if self.call.coefficient != 1:

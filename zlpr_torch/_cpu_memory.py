@@ -43,7 +43,8 @@ class Memory:
 class BlockMemory:
     """Of one block. Arrays that are ``lent`` for it are taken before any other, if they have the dtype.
 
-    Reading a batch of 256x1000 with cold caches, R-Drop takes a sixth less if it works in the memory of its gradients.
+    A caller lends what it will write to last: of 256x1000 with cold caches R-Drop takes a sixth less time if it works in
+    the memory of its gradients.
     """
 
     def __init__(self, memory: Memory, rows: int, lent: dict[str, Tensor | None]) -> None:

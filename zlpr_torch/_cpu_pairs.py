@@ -257,6 +257,7 @@ def _centred(block: Block, read: _Regret) -> Tensor:
 
     ``B = E[e^d] - 1`` and ``C = E[e^-d] - 1`` are at least 0, because E[d] is, and their sum A is an expectation of
     squares, in which nothing cancels. B and C are rounded to eps; kept within [0, A], they cannot spoil a small value.
+    The gap is not needed after it, nor ``e^y``: their memory is used again.
     """
     memory, total = block.memory, read.total
     mean = row_sums(torch.mul(read.weight, block.gap, out=memory["exp_y"])).div_(total)

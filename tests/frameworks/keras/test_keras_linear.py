@@ -27,10 +27,6 @@ SLOPE = {"float32": 2e-5, "float64": 1e-12}
 every_chunk = pytest.mark.parametrize("chunk", [64, 150, CLASSES, None])
 
 
-def widest(backend):
-    return "float64" if "float64" in backend.dtypes else "float32"
-
-
 def rounded(array, dtype):
     """What a tensor of that dtype holds, in float64."""
     return np.asarray(ops.convert_to_numpy(ops.cast(ops.convert_to_tensor(array), dtype)), "float64")
@@ -64,17 +60,8 @@ def check(backend, loss, dtype, expected, wide="float32"):
     ("options", "chunk"),
     [(OPTIONS["plain"], chunk) for chunk in (64, CLASSES, None)] + [(option, 150) for option in OPTIONS.values()],
 )
-def test_values_and_gradients(backend, options, chunk):
-    check_every_loss(backend, widest(backend), options, chunk)
-
-
-@pytest.mark.parametrize(("name", "chunk"), [("plain", 64), ("weights", 150)])
-def test_every_dtype(backend, dtype, name, chunk):
+def test_values_and_gradients(backend, dtype, options, chunk):
     """Half precision multiplies exactly and adds up in float32."""
-    check_every_loss(backend, dtype, OPTIONS[name], chunk)
-
-
-def check_every_loss(backend, dtype, options, chunk):
     arrays = [rounded(array, dtype) for array in (INPUTS, KERNEL, BIAS)]
     for labels in (HARD, SOFT):
         expected = truth(labels, arrays, **options)
@@ -98,7 +85,7 @@ def test_options_of_the_adapters(backend):
     check(
         backend,
         lambda **layer: linear_zlpr_loss(IGNORED, chunk=150, ignore_index=-1, **layer),
-        widest(backend),
+        "float64" if "float64" in backend.dtypes else "float32",
         expected,
     )
     smooth = zlpr_core.smooth_labels(HARD.astype("float64"), 0.1)

@@ -8,8 +8,8 @@ from torch_losses import IDS, LOGITS, OTHERS, assert_same, each, rows, value_and
 
 from zlpr_torch import SparseZLPRLoss
 
-# Inductor calls a C++ compiler, which is slow: it compiles each formula once. R-Drop with options, a minute, is two of them
-INDUCTOR = ("ids with options", "KL")
+# Inductor calls a C++ compiler, which is slow: it compiles each formula once, and the rest stop at the graph
+INDUCTOR = ("ids with options", "KL", "R-Drop with options")
 GRAPHS = [(name, "inductor" if name in INDUCTOR else "aot_eager") for name in OTHERS]
 
 
