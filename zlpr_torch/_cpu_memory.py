@@ -43,7 +43,7 @@ class Memory:
 class BlockMemory:
     """Of one block. Arrays that are ``lent`` for it are taken before any other, if they have the dtype.
 
-    A caller lends what it will write to last: of 256x1000 with cold caches R-Drop takes a sixth less time if it works in
+    A caller lends what it writes to last: of 256x1000 with cold caches R-Drop takes a sixth less time if it works in
     the memory of its gradients.
     """
 
