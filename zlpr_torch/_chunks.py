@@ -32,26 +32,31 @@ def kernel_of(logits: Tensor) -> Kernel:
 
 
 def chunks(
-    layer: Layer, size: int, read: Reader, *, kept: Tensor | None = None, is_made: bool = False
+    layer: Layer,
+    size: int,
+    read: Reader,
+    *,
+    by_class: bool = False,
+    kept: Tensor | None = None,
+    is_made: bool = False,
 ) -> Iterator[Chunk]:
     """One after another; their logits lie in the same memory, or each in its part of what is ``kept``.
 
-    ``is_made`` says that the logits are there from the first sweep.
+    ``by_class`` says that those of a class lie side by side, else those of a row; ``is_made``, that they are there from
+    the first sweep.
     """
     rows, input = layer.input.shape[0], _spoiled(layer)
     memory = input.new_empty(rows * size if kept is None else 0)
     for first in range(0, max(layer.classes, 1), size):  # a process may have none of the classes of a group
         last = min(first + size, layer.classes)
-        weights, own = layer.weights(first, last), memory if kept is None else kept[first:last].view(-1)
-        out = own[: rows * (last - first)].view(rows, last - first)
-        if is_made:
-            pass
-        elif layer.bias is None:
-            torch.mm(input, weights.t(), out=out)
-        else:
-            torch.addmm(layer.bias[first:last].to(out.dtype), input, weights.t(), out=out)
+        own = (memory if kept is None else kept[first:last].view(-1))[: rows * (last - first)]
+        logits = own.view(last - first, rows).t() if by_class else own.view(rows, last - first)
         options = layer.options.of_classes(first, last, layer.classes)
-        yield read(Chunk(first, last, weights, out, None, options))
+        chunk = Chunk(first, last, layer.weights(first, last), logits, None, options, is_made=is_made)
+        chunk = chunk._replace(input=input, bias=None if layer.bias is None else layer.bias[first:last])
+        if not is_made:
+            chunk.product(out=logits)
+        yield read(chunk)
 
 
 def _spoiled(layer: Layer) -> Tensor:
@@ -77,7 +82,8 @@ def memory_of(layer: Layer, wanted: "Wanted") -> Tensor | None:
     """Memory of the gradient of the weight, in which the logits wait for the second sweep, if they fit.
 
     A chunk of them takes no more than its part of the gradient, which is written when they have been read. So the
-    second sweep does without the product that takes a quarter of the time.
+    second sweep does without the product that takes a quarter of the time. Beside class ids their exponentials wait
+    (``_cpu_ids``), which are not computed twice then.
     """
     rows, features = layer.input.shape
     is_free = wanted.weight and wanted.hook is None and layer.weight.dtype == layer.input.dtype
@@ -93,7 +99,8 @@ def sums_of(layer: Layer, size: int, kept: Tensor | None = None) -> Sums:
     kernel, rows, labelled = kernel_of(layer.input), len(layer.input), None
     shape = (max(-(-layer.classes // size), 1), rows, 4)
     found = layer.input.new_empty(shape, dtype=kernel.sums_dtype(layer.input.dtype))
-    for chunk, sums in zip(chunks(layer, size, kernel.reader(layer, size), kept=kept), found, strict=True):
+    parts = chunks(layer, size, kernel.reader(layer, size), by_class=layer.lies_by_class, kept=kept)
+    for chunk, sums in zip(parts, found, strict=True):
         write_sums(kernel, chunk, sums)
         if chunk.options.where is not None:
             here = chunk.options.where.expand(chunk.logits.shape).any(1)
@@ -134,7 +141,8 @@ def gradients(
     if kept is None and wanted.weight and wanted.hook is None:
         in_weight = torch.empty_like(layer.weight)
     in_bias = each.new_empty(layer.classes) if wanted.bias and layer.bias is not None else None
-    for chunk in chunks(layer, size, kernel.reader(layer, size), kept=kept, is_made=kept is not None):
+    read, by_class, is_made = kernel.reader(layer, size), layer.lies_by_class, kept is not None
+    for chunk in chunks(layer, size, read, by_class=by_class, kept=kept, is_made=is_made):
         gradient = gradient_of(kernel, chunk, sums, each)
         part = slice(chunk.first, chunk.last)
         if in_input is not None:

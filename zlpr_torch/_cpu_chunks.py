@@ -19,14 +19,15 @@ def sums_dtype(dtype: torch.dtype) -> torch.dtype:
 def reader(layer: Layer, size: int) -> Reader:
     """Positives if nothing but class ids says what a cell counts, else rows of targets."""
     ids = layer.targets.ids
-    if ids is None or not layer.options.are_default or layer.targets.label_smoothing:
+    if ids is None or not layer.has_ids_alone:
         return _formula_chunks.reader(layer, size)
-    positives = Positives.of(ids, layer.classes)
+    positives = Positives.of(ids, layer.classes).split(max(layer.classes, 1), size)
     spare = layer.input.new_empty(len(layer.input) * size)
 
     def read(chunk: Chunk) -> Chunk:
-        memory = spare[: chunk.logits.numel()].view_as(chunk.logits)
-        return chunk._replace(targets=positives.among(chunk.first, chunk.last), memory=memory)
+        # The gradient is written over the logits, but where that of the weights will be.
+        memory = spare.as_strided(chunk.logits.shape, chunk.logits.stride()) if chunk.is_made else chunk.logits
+        return chunk._replace(targets=next(positives), memory=memory)
 
     return read
 
@@ -53,8 +54,7 @@ def write_sums(chunk: Chunk, to: Tensor) -> None:
 def _logs_of_sums(chunk: Chunk) -> Tensor:
     """By a kernel."""
     if isinstance(chunk.targets, Positives):
-        assert chunk.memory is not None
-        return _cpu_ids.logs_of_sums(chunk.logits, chunk.targets, chunk.memory)
+        return _cpu_ids.logs_of_sums(chunk.logits, chunk.targets)
     return _cpu.swept(chunk.logits, chunk.targets, _spread(chunk), None)[0]
 
 
@@ -78,9 +78,9 @@ def are_near(chunk: Chunk, sums: Tensor) -> Tensor:
 
 
 def _some(chunk: Chunk, rows: Tensor) -> Chunk:
-    """For the core, which takes rows of targets."""
+    """For the core, which takes rows of targets, and logits where the kernel has left exponentials."""
     if isinstance(chunk.targets, Positives):
-        chunk = chunk._replace(targets=chunk.targets.targets(chunk.logits))
+        return chunk._replace(targets=chunk.targets.targets(chunk.logits)[rows], logits=chunk.product(rows))
     return chunk.some(rows)
 
 
@@ -100,8 +100,7 @@ def _by_kernel(chunk: Chunk, sums: Halves, each: Tensor) -> tuple[Tensor, Tensor
     whole = [each / (torch.exp(half.shift) * (1 + half.rest)) for half in sums]
     upstream = torch.stack(whole).to(chunk.logits.dtype)
     if isinstance(chunk.targets, Positives):  # an infinite logit has no gradient here, or an infinite sum
-        assert chunk.memory is not None
-        gradient = _cpu_ids.gradient(chunk.logits, chunk.targets, upstream, chunk.memory)
+        gradient = _cpu_ids.gradient(chunk, upstream)
         return gradient, torch.ones(len(gradient), dtype=torch.bool, device="cpu")
     totals, gradient = _cpu.Sweep(chunk.logits, chunk.targets, _spread(chunk), upstream, of_part=True).run()
     return gradient, totals.isfinite().flatten()

@@ -56,6 +56,19 @@ class Layer(NamedTuple):
     def classes(self) -> int:
         return self.weight.shape[0]
 
+    @property
+    def has_ids_alone(self) -> bool:
+        """True if nothing but class ids says what a cell counts."""
+        return self.targets.ids is not None and self.options.are_default and not self.targets.label_smoothing
+
+    @property
+    def lies_by_class(self) -> bool:
+        """True if the logits of a chunk lie class by class, which no row of targets stands beside.
+
+        On two cores of a CPU the three products of 256 rows take a tenth less time then.
+        """
+        return self.input.is_cpu and self.has_ids_alone
+
     def of_rows(self, rows: slice) -> "Layer":
         """Some of them."""
         options = Options._make([some_rows(o, rows) if _has_rows(o) else o for o in self.options])
@@ -77,6 +90,17 @@ class Chunk(NamedTuple):
     targets: Any  # rows of them, or what stands for them on a CPU
     options: Options
     memory: Tensor | None = None  # as much as the logits take, for their gradient
+    input: Tensor | None = None  # of all rows, where the logits are a product
+    bias: Tensor | None = None
+    is_made: bool = False  # by the first sweep, which has left them, or its exponentials, where the second finds them
+
+    def product(self, rows: Tensor | slice = slice(None), out: Tensor | None = None) -> Tensor:
+        """The logits of some rows, of all unless told."""
+        assert self.input is not None
+        some = self.input[rows]
+        if self.bias is None:
+            return torch.mm(some, self.weights.t(), out=out)
+        return torch.addmm(self.bias.to(some.dtype), some, self.weights.t(), out=out)
 
     def some(self, rows: Tensor) -> "Chunk":
         """Of some rows."""
