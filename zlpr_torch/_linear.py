@@ -231,6 +231,8 @@ def _in_chunks(call: Call, layer: tuple[Tensor, Tensor, Tensor | None], targets:
         layer = layer[0].detach(), layer[1].detach(), None if layer[2] is None else layer[2].detach()
     if not is_counted or not any(x is not None and x.requires_grad for x in layer):
         call = call._replace(plan=call.plan.by_classes())
+    if call.plan.way == "classes" and layer[0].is_cpu and flat.are_default:
+        targets = targets.as_ids()
     tensors = [x if isinstance(x, Tensor) else None for x in flat]
     numbers = [None if isinstance(x, Tensor) else x for x in flat]
     own = [targets.dense, *(targets.ids or (None, None, None))]

@@ -329,10 +329,10 @@ import importlib, itertools, sys
 from functools import partial
 real = importlib.import_module
 
-def without_private_names(name, *args):
+def without_private_names(name, *args, **more):
     if sys._getframe(1).f_globals["__name__"].startswith("zlpr_tf") and name.startswith("tensorflow.python"):
         raise ImportError(name)
-    return real(name, *args)
+    return real(name, *args, **more)
 
 importlib.import_module = without_private_names
 import numpy as np, tensorflow as tf, zlpr_core

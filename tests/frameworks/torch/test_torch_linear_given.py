@@ -66,12 +66,13 @@ def test_peak_memory(scale, most):
     assert 2**20 < int(done.stdout.splitlines()[-1]) < most * 2**20
 
 
-@pytest.mark.parametrize("form", ["ids", "bool"])
+@pytest.mark.parametrize("form", ["ids", "bool", "integers"])
 @pytest.mark.parametrize("scale", [1, 300], ids=["near", "far"])
 def test_logits_wait_in_the_gradient_of_the_weight(monkeypatch, form, scale):
     """Of no more rows than features: the second sweep makes none. A second backward makes them anew.
 
-    Beside class ids their exponentials wait, so those of rows far out are made anew.
+    Beside class ids, and bool targets that are taken for these, their exponentials wait: logits of rows far out are
+    made anew.
     """
     generator = torch.Generator().manual_seed(4)
     x, w, b = (scale * torch.randn(5, 7, generator=generator), *(torch.randn(n, generator=generator) for n in ((600, 7), (600,))))  # fmt: skip
@@ -82,9 +83,10 @@ def test_logits_wait_in_the_gradient_of_the_weight(monkeypatch, form, scale):
     product = torch.addmm
     monkeypatch.setattr(torch, "addmm", lambda *given, **more: made.append(1) or product(*given, **more))
     function, target = (sparse_linear_zlpr_loss, ids) if form == "ids" else (linear_zlpr_loss, hot)
+    target = hot.int() if form == "integers" else target
     loss = function(x, w, target, b, memory_budget=4 * 4 * 5 * 128)
     chunks = 5  # of 128 classes
-    far = chunks if (form, scale) == ("ids", 300) else 0
+    far = chunks if form != "integers" and scale == 300 else 0
     assert len(made) == chunks + far
     first = torch.autograd.grad(loss, layer, retain_graph=True)
     assert len(made) == chunks + 2 * far
@@ -93,6 +95,23 @@ def test_logits_wait_in_the_gradient_of_the_weight(monkeypatch, form, scale):
     true = torch.autograd.grad(zlpr_loss(linear(x, w, b), hot), layer)
     for got in (first, second):
         torch.testing.assert_close(got, true, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("positives", ["none", "few", "in one row", "many"])
+def test_bool_targets_are_class_ids_if_they_are_few(positives):
+    """In one row: as ids they would take more memory than all targets."""
+    generator, hot = torch.Generator().manual_seed(7), torch.zeros(64, 640, dtype=torch.bool)
+    if positives == "in one row":
+        hot[5, :600] = True
+    elif positives != "none":
+        hot[:, :: 300 if positives == "few" else 9] = True
+    layer = [torch.randn(shape, generator=generator).requires_grad_() for shape in ((64, 80), (640, 80), (640,))]
+    loss = linear_zlpr_loss(layer[0], layer[1], hot, layer[2], memory_budget=4 * 4 * 64 * 128)
+    by_ids = loss.grad_fn.saved_tensors[3] is None  # type: ignore[union-attr]
+    assert by_ids == (positives in ("none", "few"))
+    true = zlpr_loss(linear(*layer), hot)
+    torch.testing.assert_close(loss, true)
+    torch.testing.assert_close(torch.autograd.grad(loss, layer), torch.autograd.grad(true, layer), rtol=1e-5, atol=1e-7)
 
 
 def test_without_a_gradient_no_logits_wait(monkeypatch):
