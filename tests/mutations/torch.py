@@ -180,7 +180,6 @@ MUTANTS = {
     "ids: positives among the negatives": Mutant(CPU_IDS, "    logits[positives.rows, positives.classes] = 0.0\n", "", (*LINEARLY, *GIVEN)),
     "ids: exponentials taken for logits": Mutant(CPU_CHUNKS, "[rows], logits=chunk.product(rows))", "[rows], logits=chunk.logits[rows])", GIVEN),
     "ids: a positive's exponential is not kept": Mutant(CPU_IDS, "    logits[positives.rows, positives.classes] = pulls\n", "", GIVEN),
-    "ids: bool targets however many": Mutant(IDS, "if hot.count_nonzero() > hot.numel() // FEW:", "if False:", GIVEN),
     "ids: bool targets of one row": Mutant(IDS, "if most * len(hot) > hot.numel() // FEW:", "if False:", GIVEN),
     "ids: an id that is there twice counts twice": Mutant(CPU_IDS, "torch.unique(", "torch.sort(", GIVEN),
     "linear: logits read when the gradient is in their place": Mutant(LINEAR_AUTOGRAD, "logits, ctx.logits = ctx.logits, None", "logits = ctx.logits", GIVEN),
