@@ -99,7 +99,7 @@ def sums_of(layer: Layer, size: int, kept: Tensor | None = None) -> Sums:
     kernel, rows, labelled = kernel_of(layer.input), len(layer.input), None
     shape = (max(-(-layer.classes // size), 1), rows, 4)
     found = layer.input.new_empty(shape, dtype=kernel.sums_dtype(layer.input.dtype))
-    parts = chunks(layer, size, kernel.reader(layer, size), by_class=layer.lies_by_class(size), kept=kept)
+    parts = chunks(layer, size, kernel.reader(layer, size), by_class=kernel.lies_by_class(layer, size), kept=kept)
     for chunk, sums in zip(parts, found, strict=True):
         write_sums(kernel, chunk, sums)
         if chunk.options.where is not None:
@@ -141,7 +141,7 @@ def gradients(
     if kept is None and wanted.weight and wanted.hook is None:
         in_weight = torch.empty_like(layer.weight)
     in_bias = each.new_empty(layer.classes) if wanted.bias and layer.bias is not None else None
-    read, by_class, is_made = kernel.reader(layer, size), layer.lies_by_class(size), kept is not None
+    read, by_class, is_made = kernel.reader(layer, size), kernel.lies_by_class(layer, size), kept is not None
     for chunk in chunks(layer, size, read, by_class=by_class, kept=kept, is_made=is_made):
         gradient = gradient_of(kernel, chunk, sums, each)
         part = slice(chunk.first, chunk.last)

@@ -16,6 +16,14 @@ def sums_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64
 
 
+def lies_by_class(layer: Layer, size: int) -> bool:
+    """True beside class ids alone, if there are fewer rows than classes in a chunk.
+
+    The products of these take a tenth less time then, on two cores; of more rows, a little longer.
+    """
+    return layer.has_ids_alone and len(layer.input) < size
+
+
 def reader(layer: Layer, size: int) -> Reader:
     """Positives if nothing but class ids says what a cell counts, else rows of targets."""
     ids = layer.targets.ids

@@ -12,6 +12,7 @@ from ._layout import layout_of
 
 _ROWS = layout_of(2, (1,))
 sums_dtype = _formula_chunks.sums_dtype
+lies_by_class = _formula_chunks.lies_by_class
 
 
 def reader(layer: Layer, size: int) -> Reader:

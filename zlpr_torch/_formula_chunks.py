@@ -18,6 +18,11 @@ def sums_dtype(dtype: torch.dtype) -> torch.dtype:
     return wide
 
 
+def lies_by_class(layer: Layer, size: int) -> bool:
+    """False: targets lie row by row."""
+    return False
+
+
 def reader(layer: Layer, size: int) -> Reader:
     """Rows of targets, made anew for each chunk where the layer has class ids."""
     return lambda chunk: chunk.with_targets(layer.targets.of(chunk.first, chunk.last), layer.targets)

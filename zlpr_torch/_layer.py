@@ -70,14 +70,6 @@ class Layer(NamedTuple):
         """True if nothing but class ids says what a cell counts."""
         return self.targets.ids is not None and self.options.are_default and not self.targets.label_smoothing
 
-    def lies_by_class(self, size: int) -> bool:
-        """True if the logits of a chunk of ``size`` classes lie class by class, as no row of targets is beside them.
-
-        The products of fewer rows than classes take a tenth less time then, on two cores of a CPU; of more, a little
-        longer.
-        """
-        return self.input.is_cpu and self.has_ids_alone and len(self.input) < size
-
     def of_rows(self, rows: slice) -> "Layer":
         """Some of them."""
         options = Options._make([some_rows(o, rows) if _has_rows(o) else o for o in self.options])
@@ -134,6 +126,9 @@ class Kernel(Protocol):
 
     def sums_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """Of the sums of logits of a dtype."""
+
+    def lies_by_class(self, layer: Layer, size: int) -> bool:
+        """True if it reads logits of ``size`` classes class by class in memory, not row by row."""
 
     def reader(self, layer: Layer, size: int) -> Reader:
         """A function that gives each chunk, of ``size`` classes or fewer, its targets: one after another, in order."""

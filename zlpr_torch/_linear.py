@@ -10,7 +10,7 @@ from zlpr_core._checks import check_layer, check_layer_targets
 from zlpr_core._indices import Ids
 from zlpr_core._options import Logits, Options
 
-from . import _dispatch, _group, _linear_ops, _sharded, _torch_internals
+from . import _chunks, _cpu_chunks, _dispatch, _group, _linear_ops, _sharded, _torch_internals
 from ._arguments import check_tensors, has_dtensor, readable_option
 from ._chunks import Hook
 from ._ids import ids_of_part
@@ -231,7 +231,7 @@ def _in_chunks(call: Call, layer: tuple[Tensor, Tensor, Tensor | None], targets:
         layer = layer[0].detach(), layer[1].detach(), None if layer[2] is None else layer[2].detach()
     if not is_counted or not any(x is not None and x.requires_grad for x in layer):
         call = call._replace(plan=call.plan.by_classes())
-    if call.plan.way == "classes" and layer[0].is_cpu and flat.are_default:
+    if call.plan.way == "classes" and flat.are_default and _chunks.kernel_of(layer[0]) is _cpu_chunks:
         targets = targets.as_ids()
     tensors = [x if isinstance(x, Tensor) else None for x in flat]
     numbers = [None if isinstance(x, Tensor) else x for x in flat]
