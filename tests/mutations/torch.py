@@ -174,7 +174,7 @@ MUTANTS = {
     "linear: rows with an infinite logit by the kernel": Mutant(CPU_CHUNKS, "(~(finite & are_near(chunk, sums)))", "(~are_near(chunk, sums))", LINEARLY),
     "linear: sums of rows far out by the kernel": Mutant(CPU_CHUNKS, "    if len(far):\n", "    if False:\n", LINEARLY),
     "linear: blocks of a part": Mutant(CPU_CHUNKS, "upstream, of_part=True)", "upstream)", GIVEN),
-    "linear: half precision rounded where all logits fit": Mutant(LINEAR_AUTOGRAD, "    if not input.is_cpu:\n        dtype", "    if True:\n        dtype", GIVEN),
+    "linear: half precision rounded where all logits fit": Mutant(LINEAR_AUTOGRAD, "    if not input.is_cpu:\n        dtype", "    if True:\n        dtype", LINEARLY),
     "linear: gradients that nobody wants": Mutant(LINEAR, "if not is_counted or not any(x is not None and x.requires_grad for x in layer):", "if not is_counted:", GIVEN),
     "sharded: ranges are not compared": Mutant(GROUP, "_check_parts([_read(each[:, -DIGITS:]) for each in gathered])", "pass", SHARDEDLY),
     "ids: positives among the negatives": Mutant(CPU_IDS, "    logits[positives.rows, positives.classes] = 0.0\n", "", (*LINEARLY, *GIVEN)),

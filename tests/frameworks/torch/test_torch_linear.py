@@ -214,7 +214,7 @@ def test_a_hook_works_where_all_logits_would_fit():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@every_budget
+@pytest.mark.parametrize("budget", [BY_CLASSES, BY_ROWS, None], ids=["classes", "rows", "all at once"])
 def test_half_precision(dtype, budget):
     """The product is not rounded to half, as it is in the dense layer, so this is nearer to the truth."""
     arrays = [array.detach().to(dtype).requires_grad_() for array in layer(torch.float32)]
