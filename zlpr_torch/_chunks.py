@@ -46,17 +46,24 @@ def chunks(
     the first sweep.
     """
     rows, input = layer.input.shape[0], _spoiled(layer)
-    memory = input.new_empty(rows * size if kept is None else 0)
+    memory = input.new_empty(rows * size if kept is None or is_made else 0)
     for first in range(0, max(layer.classes, 1), size):  # a process may have none of the classes of a group
         last = min(first + size, layer.classes)
-        own = (memory if kept is None else kept[first:last].view(-1))[: rows * (last - first)]
-        logits = own.view(last - first, rows).t() if by_class else own.view(rows, last - first)
+        logits = _cells(memory if kept is None else kept[first:last].view(-1), rows, last - first, by_class)
+        # The gradient is written over the logits, but not where that of the weight will be.
+        own = _cells(memory, rows, last - first, by_class) if is_made else logits
         options = layer.options.of_classes(first, last, layer.classes)
-        chunk = Chunk(first, last, layer.weights(first, last), logits, None, options, is_made=is_made)
-        chunk = chunk._replace(input=input, bias=None if layer.bias is None else layer.bias[first:last])
+        bias = None if layer.bias is None else layer.bias[first:last]
+        chunk = Chunk(first, last, layer.weights(first, last), logits, None, options, own, input, bias, is_made)
         if not is_made:
             chunk.product(out=logits)
         yield read(chunk)
+
+
+def _cells(memory: Tensor, rows: int, classes: int, by_class: bool) -> Tensor:
+    """[rows, classes] in the first part of ``memory``."""
+    own = memory[: rows * classes]
+    return own.view(classes, rows).t() if by_class else own.view(rows, classes)
 
 
 def _spoiled(layer: Layer) -> Tensor:

@@ -30,14 +30,7 @@ def reader(layer: Layer, size: int) -> Reader:
     if ids is None or not layer.has_ids_alone:
         return _formula_chunks.reader(layer, size)
     positives = Positives.of(ids, layer.classes).split(max(layer.classes, 1), size)
-    spare = layer.input.new_empty(len(layer.input) * size)
-
-    def read(chunk: Chunk) -> Chunk:
-        # The gradient is written over the logits, but where that of the weights will be.
-        memory = spare.as_strided(chunk.logits.shape, chunk.logits.stride()) if chunk.is_made else chunk.logits
-        return chunk._replace(targets=next(positives), memory=memory)
-
-    return read
+    return lambda chunk: chunk._replace(targets=next(positives))
 
 
 row_reader = _formula_chunks.row_reader

@@ -1,6 +1,6 @@
 """Chunks of logits on a GPU, by one kernel a chunk: beside it are the products, and a kernel that marks class ids.
 
-Nothing here waits for the device. The gradient is written over the logits.
+Nothing here waits for the device.
 """
 
 import torch
@@ -18,14 +18,14 @@ lies_by_class = _formula_chunks.lies_by_class
 def reader(layer: Layer, size: int) -> Reader:
     """Targets as they lie in those of all classes; of class ids bools, all in the same memory."""
     if layer.targets.ids is None:
-        return lambda chunk: _in_place(chunk.with_targets(layer.targets.of(chunk.first, chunk.last), layer.targets))
+        return _formula_chunks.reader(layer, size)
     ids = layer.targets.ids.ids.masked_fill(layer.targets.ids.unused, -1).contiguous()
     memory = layer.input.new_zeros((len(ids), size), dtype=torch.bool)
 
     def read(chunk: Chunk) -> Chunk:
         marked = _cuda.marked(memory, ids, chunk.first)
         own = memory[:, : len(chunk.weights)] if marked else layer.targets.of(chunk.first, chunk.last)
-        return _in_place(chunk.with_targets(own, layer.targets))
+        return chunk.with_targets(own, layer.targets)
 
     return read
 
@@ -33,10 +33,6 @@ def reader(layer: Layer, size: int) -> Reader:
 def row_reader(layer: Layer) -> Reader:
     """The same for a chunk of all classes."""
     return reader(layer, layer.classes)
-
-
-def _in_place(chunk: Chunk) -> Chunk:
-    return chunk._replace(memory=chunk.logits)
 
 
 def _cells(chunk: Chunk) -> _cuda.Cells:
