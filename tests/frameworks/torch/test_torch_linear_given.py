@@ -71,8 +71,8 @@ def test_peak_memory(scale, most):
 def test_logits_wait_in_the_gradient_of_the_weight(monkeypatch, form, scale):
     """Of no more rows than features: the second sweep makes none. A second backward makes them anew.
 
-    Beside class ids, and bool targets that are taken for these, their exponentials wait: logits of rows far out are
-    made anew.
+    Beside class ids, and bool targets that are taken for these, they lie class by class and their exponentials wait:
+    logits of rows far out are made anew.
     """
     generator = torch.Generator().manual_seed(4)
     x, w, b = (scale * torch.randn(5, 7, generator=generator), *(torch.randn(n, generator=generator) for n in ((600, 7), (600,))))  # fmt: skip
@@ -81,13 +81,19 @@ def test_logits_wait_in_the_gradient_of_the_weight(monkeypatch, form, scale):
     ids[:, 1], ids[0] = ids[:, 0], -1  # the same id twice, a row without one
     hot, made = multi_hot(ids, 600), []
     product = torch.addmm
-    monkeypatch.setattr(torch, "addmm", lambda *given, **more: made.append(1) or product(*given, **more))
+
+    def multiplied(*given, out=None):
+        made.append(out is not None and out.stride(0) == 1)
+        return product(*given, out=out)
+
+    monkeypatch.setattr(torch, "addmm", multiplied)
     function, target = (sparse_linear_zlpr_loss, ids) if form == "ids" else (linear_zlpr_loss, hot)
     target = hot.int() if form == "integers" else target
     loss = function(x, w, target, b, memory_budget=4 * 4 * 5 * 128)
     chunks = 5  # of 128 classes
     far = chunks if form != "integers" and scale == 300 else 0
     assert len(made) == chunks + far
+    assert sum(made) == (0 if form == "integers" else chunks)
     first = torch.autograd.grad(loss, layer, retain_graph=True)
     assert len(made) == chunks + 2 * far
     second = torch.autograd.grad(loss, layer)
