@@ -83,8 +83,8 @@ def movable(gradient: Any, pair: Pair, values: Any, /, *still: Any, xp: Namespac
 def _finite(logits: Any, *, xp: Namespace) -> Any:
     """A number at which every exponential saturates stands in for an infinite logit."""
     most = largest(logits.dtype, xp=xp)
-    far = sqrt(most)  # leaves room for a scale
-    return xp.where(logits > most, far, xp.where(logits < -most, -far, logits))
+    saturating = sqrt(most)  # leaves room for a scale
+    return xp.where(logits > most, saturating, xp.where(logits < -most, -saturating, logits))
 
 
 def _scaled(z: Any, threshold: Any, where: Any, scale: float, *, xp: Namespace) -> tuple[Any, Any]:

@@ -75,9 +75,9 @@ def absent(dtype: Any, /, *, xp: Namespace) -> float:
 def _scaled(terms: Terms, shift: Any, *, xp: Namespace) -> Any:
     """``terms · e^-shift``."""
     # Infinite logits, and others beyond a quarter of the range, are cut, so that inf - inf and 0 * inf never happen.
-    far = -absent(terms.logit.dtype, xp=xp)
-    logit = xp.where(terms.logit > far, far, xp.where(terms.logit < -far, -far, terms.logit))
-    scaled = _weighted_exp(logit - xp.where(shift < far, shift, far), terms.weight, log(far), xp=xp)
+    most = -absent(terms.logit.dtype, xp=xp)
+    logit = xp.where(terms.logit > most, most, xp.where(terms.logit < -most, -most, terms.logit))
+    scaled = _weighted_exp(logit - xp.where(shift < most, shift, most), terms.weight, log(most), xp=xp)
     return scaled if terms.lost is None else scaled * (1 + terms.lost)
 
 

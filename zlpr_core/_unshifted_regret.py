@@ -22,7 +22,7 @@ class _Cells(NamedTuple):
     on: Any  # σ(2x)
     off: Any  # σ(-2x)
     weight: Any  # 1 / (2 cosh x)
-    is_far: Any  # beyond the limit: there all of these are those of x = y = 0
+    is_beyond: Any  # beyond the limit: there all of these are those of x = y = 0
 
 
 def unshifted_regret_sums(pair: Pair, /, *, xp: Namespace) -> tuple[RegretSums, Any]:
@@ -32,7 +32,7 @@ def unshifted_regret_sums(pair: Pair, /, *, xp: Namespace) -> tuple[RegretSums, 
     """
     cells, axes = _cells(pair, xp=xp), pair.axes
     too_much = limit(cells.weight.dtype, xp=xp)
-    total = 1 + xp.sum(xp.where(cells.is_far, too_much, cells.weight), axis=axes, keepdims=True)
+    total = 1 + xp.sum(xp.where(cells.is_beyond, too_much, cells.weight), axis=axes, keepdims=True)
     mean = xp.sum(cells.weight * cells.gap, axis=axes, keepdims=True) / total
     terms = _moved(cells, mean, xp=xp)
     high, low, both = (xp.sum(term, axis=axes, keepdims=True) for term in terms)
@@ -62,13 +62,13 @@ def _softmax_weights(cells: _Cells, positive: ShiftedSum, negative: ShiftedSum) 
 
 
 def _cells(pair: Pair, *, xp: Namespace) -> _Cells:
-    far = log(largest(pair.x.dtype, xp=xp)) / 4.5  # e^(4 far) is finite, and so is all that is made of these
-    is_far = (abs(pair.x) > far) | (abs(pair.y) > far)
-    x, y = xp.where(is_far, 0.0, pair.x), xp.where(is_far, 0.0, pair.y)
+    most = log(largest(pair.x.dtype, xp=xp)) / 4.5  # e^(4 most) is finite, and so is all that is made of these
+    is_beyond = (abs(pair.x) > most) | (abs(pair.y) > most)
+    x, y = xp.where(is_beyond, 0.0, pair.x), xp.where(is_beyond, 0.0, pair.y)
     exp_x, exp_y = xp.exp(x), xp.exp(y)
     off = 1 / (1 + exp_x * exp_x)
     weight = exp_x * off
-    return _Cells(x - y, exp_x / exp_y, exp_y, exp_x * weight, off, weight, is_far)
+    return _Cells(x - y, exp_x / exp_y, exp_y, exp_x * weight, off, weight, is_beyond)
 
 
 def _moved(cells: _Cells, mean: Any, *, xp: Namespace) -> tuple[Any, Any, Any]:

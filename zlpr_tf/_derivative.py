@@ -128,15 +128,15 @@ def _guarded_terms(s: Any, t: Any, theta: Any) -> Halves:
     """Too large a term where it is not exact: put in beforehand, so that TensorFlow's own derivative is 0 there."""
     falling, rising = _differences(s, theta)
     most = limit(rising.z.dtype, xp=xp)
-    if xp.isdtype(t.dtype, "real floating"):  # within [0, 1] exactly: what slack forgives may be too much beside e^far
-        near = (t >= 0) & (t <= 1) & (ops.abs(rising.z) <= log(most))
-        t, stand_in = xp.where(near, ops.cast(t, rising.z.dtype), 2 * most), 0.0
+    if xp.isdtype(t.dtype, "real floating"):  # within [0, 1] exactly: what slack forgives may be too much beside e^z
+        is_exact = (t >= 0) & (t <= 1) & (ops.abs(rising.z) <= log(most))
+        t, stand_in = xp.where(is_exact, ops.cast(t, rising.z.dtype), 2 * most), 0.0
     else:
-        _, near = read_targets(t, rising.z.dtype, xp=xp)
+        _, is_exact = read_targets(t, rising.z.dtype, xp=xp)
         stand_in = nan
-    if near is None:
+    if is_exact is None:
         return _terms(Halves(falling, rising), t)
-    kept = (half._replace(z=xp.where(near, half.z, stand_in)) for half in (falling, rising))
+    kept = (half._replace(z=xp.where(is_exact, half.z, stand_in)) for half in (falling, rising))
     return _terms(Halves(*kept), t)
 
 

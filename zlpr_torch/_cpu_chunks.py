@@ -45,11 +45,11 @@ def write_sums(chunk: Chunk, to: Tensor) -> None:
     shift = logs.floor()
     rest = torch.where(logs == torch.inf, 0.0, torch.expm1(logs - shift))
     torch.cat([shift[0], rest[0], shift[1], rest[1]], 1, out=to)
-    far = (~are_near(chunk, to)).nonzero()[:, 0]
-    if len(far):
-        exact = to[far]
-        _formula_chunks.write_sums(_some(chunk, far), exact)
-        to[far] = exact
+    redo = (~are_in_range(chunk, to)).nonzero()[:, 0]
+    if len(redo):
+        exact = to[redo]
+        _formula_chunks.write_sums(_some(chunk, redo), exact)
+        to[redo] = exact
 
 
 def _logs_of_sums(chunk: Chunk) -> Tensor:
@@ -72,7 +72,7 @@ def _has_factors(chunk: Chunk) -> bool:
     return chunk.options.are_default or _cpu.are_factors(_spread(chunk))
 
 
-def are_near(chunk: Chunk, sums: Tensor) -> Tensor:
+def are_in_range(chunk: Chunk, sums: Tensor) -> Tensor:
     """The rows with sums that the kernel can divide by exactly."""
     limit = _cpu.LIMIT[chunk.logits.dtype]
     return ((sums[:, ::2] < limit) & (sums[:, 1::2] == sums[:, 1::2])).all(1)
@@ -90,7 +90,7 @@ def gradient(chunk: Chunk, sums: Tensor, each: Tensor) -> Tensor:
     if not _has_factors(chunk):
         return _formula_chunks.gradient(chunk, sums, each)
     found, finite = _by_kernel(chunk, _formula_chunks.as_halves(sums), each)
-    redo = (~(finite & are_near(chunk, sums))).nonzero()[:, 0]
+    redo = (~(finite & are_in_range(chunk, sums))).nonzero()[:, 0]
     if len(redo):
         found[redo] = _formula_chunks.gradient(_some(chunk, redo), sums[redo], each[redo])
     return found

@@ -44,7 +44,7 @@ COSH = {
 FARTHEST = 64.0
 """Beyond it ``tanh(gap / 2)`` is 1."""
 
-FAR = {torch.float32: 20.0, torch.float64: 170.0}
+LARGEST = {torch.float32: 20.0, torch.float64: 170.0}
 """The largest logit for which products of the regret's exponentials stay in range without a shift."""
 
 Both = tuple[Tensor | None, Tensor | None]
@@ -201,27 +201,27 @@ def _apart_in_a_graph(gap: Tensor, at: Sigmoids) -> Tensor:
 
 def _regret(block: Block, wanted: tuple[bool, bool]) -> Computed:
     """With ``w = 1 / (2 cosh x)`` and everything centred at the mean gap under w and the 1 beside it."""
-    far = FAR[block.x.dtype]
+    largest = LARGEST[block.x.dtype]
     x, y = block.x, block.y
-    too_far = _rows_beyond(far, x, y)
-    if too_far is not None:
-        x, y = torch.clamp(x, -far, far), torch.clamp(y, -far, far)
+    too_large = _rows_beyond(largest, x, y)
+    if too_large is not None:
+        x, y = torch.clamp(x, -largest, largest), torch.clamp(y, -largest, largest)
         block = block._replace(x=x, y=y, gap=x - y)
     read = _read_regret(block)
     values = torch.log1p(_centred(block, read))
-    if too_far is not None:
-        values.masked_fill_(too_far, torch.nan)
+    if too_large is not None:
+        values.masked_fill_(too_large, torch.nan)
     return values, _regret_gradients(block, read, wanted) if any(wanted) else (None, None), (None, None)
 
 
-def _rows_beyond(far: float, *logits: Tensor) -> Tensor | None:
-    """A column, True for rows with a logit beyond ``far``, or NaN; None if values can be read and there is none."""
+def _rows_beyond(largest: float, *logits: Tensor) -> Tensor | None:
+    """A column, True for rows with a logit beyond ``largest``, or NaN; None if values can be read and there is none."""
     if torch.compiler.is_compiling():
-        return ~((logits[0].abs() <= far) & (logits[1].abs() <= far)).all(1, True)
+        return ~((logits[0].abs() <= largest) & (logits[1].abs() <= largest)).all(1, True)
     ends = [float(end) for x in logits for end in torch.aminmax(x)]
-    if all(-far <= end <= far for end in ends):
+    if all(-largest <= end <= largest for end in ends):
         return None
-    return ~torch.stack([(x.abs().amax(1, True) <= far) for x in logits]).all(0)
+    return ~torch.stack([(x.abs().amax(1, True) <= largest) for x in logits]).all(0)
 
 
 class _Regret(NamedTuple):
@@ -263,20 +263,20 @@ def _centred(block: Block, read: _Regret) -> Tensor:
     mean = row_sums(torch.mul(read.weight, block.gap, out=memory["exp_y"])).div_(total)
     exp, exp_of_negative = torch.exp(mean), torch.exp(-mean)
     centred = torch.sub(block.gap, mean, out=memory["gap"])
-    far = torch.mul(read.positive, exp_of_negative, out=memory["apart"])
-    far.addcmul_(read.negative, exp).sub_(read.weight, alpha=2)
+    by_exp = torch.mul(read.positive, exp_of_negative, out=memory["apart"])
+    by_exp.addcmul_(read.negative, exp).sub_(read.weight, alpha=2)
     one = _squares(mean, exp + exp_of_negative - 2, number_tensor(1.0, mean.dtype), NewMemory())
-    squares = row_sums(_squares(centred, far, read.weight, memory)).add_(one).div_(total)
+    squares = row_sums(_squares(centred, by_exp, read.weight, memory)).add_(one).div_(total)
     high, low = read.positive_total * exp_of_negative / total - 1, read.negative_total * exp / total - 1
     return squares + torch.minimum(high.clamp_(0), squares) * torch.minimum(low.clamp_(0), squares)
 
 
-def _squares(d: Tensor, far: Tensor, weight: Tensor, memory: AnyMemory) -> Tensor:
-    """``w (e^(d/2) - e^(-d/2))²`` in the memory of d; ``far`` is the same by exponentials, taken from 1 on."""
+def _squares(d: Tensor, by_exp: Tensor, weight: Tensor, memory: AnyMemory) -> Tensor:
+    """``w (e^(d/2) - e^(-d/2))²`` in the memory of d; ``by_exp`` is the same by exponentials, taken from 1 on."""
     is_small = torch.abs(d, out=memory["is_small"]).lt_(1)
     square = d.square_()
     near = _polynomial(square, COSH[d.dtype], memory["exp_y"]).mul_(square).mul_(weight)
-    return _either(is_small, near, far, far)
+    return _either(is_small, near, by_exp, by_exp)
 
 
 def _regret_gradients(block: Block, read: _Regret, wanted: tuple[bool, bool]) -> Both:

@@ -238,8 +238,8 @@ def _shifts(
         share = t.to(dtype)
         positives = tl.maximum(positives, _log_term(share * weight_p, -z))
         negatives = tl.maximum(negatives, _log_term((1 - share) * weight_n, z))
-    far = tl.full([], 1.7976931348623157e308 if dtype == tl.float64 else 3.4028234663852886e38, dtype)
-    return tl.floor(tl.minimum(tl.max(positives, 0), far)), tl.floor(tl.minimum(tl.max(negatives, 0), far))
+    largest = tl.full([], 1.7976931348623157e308 if dtype == tl.float64 else 3.4028234663852886e38, dtype)
+    return tl.floor(tl.minimum(tl.max(positives, 0), largest)), tl.floor(tl.minimum(tl.max(negatives, 0), largest))
 
 
 @triton.jit
@@ -338,14 +338,14 @@ def _weighted_exp(weight, x):
     """
     x = tl.where((weight == 0) & (x > 0), 0.0, x)
     if x.dtype == tl.float64:
-        half = tl.exp(0.5 * x)
-        return (weight * half) * half
+        root = tl.exp(0.5 * x)
+        return (weight * root) * root
     else:  # noqa: RET505
-        x = tl.clamp(x, -1600.0, 1600.0, propagate_nan=tl.PropagateNan.ALL)  # e^x is 0 or inf far earlier
+        x = tl.clamp(x, -1600.0, 1600.0, propagate_nan=tl.PropagateNan.ALL)  # e^x is 0 or inf long before
         n = (x * 0.7213475204444817 + 12582912.0) - 12582912.0  # 1.5 · 2^23 leaves no room for a fraction
         rest = (x - n * 1.38671875) - n * -0.000424388880241
-        half = tl.exp2(n)
-        return (weight * half) * (tl.exp2(rest * 1.4426950408889634) * half)
+        root = tl.exp2(n)
+        return (weight * root) * (tl.exp2(rest * 1.4426950408889634) * root)
 
 
 @triton.jit

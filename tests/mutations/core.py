@@ -70,7 +70,7 @@ MUTANTS = ROUNDING | {
     "no shift": Mutant(REDUCE, "xp.floor(xp.where(highest > 0, highest, 0.0))", "0 * highest"),
     "forget the absent in the maximum": Mutant(REDUCE, "return xp.where(present, log_weight + terms.logit, absent(terms.logit.dtype, xp=xp))", "return terms.logit"),
     "no cap beside zero weights": Mutant(REDUCE, "xp.where((gap > cap) & (weight <= 0), cap, gap)", "gap"),
-    "infinite logits meet": Mutant(REDUCE, "xp.where(terms.logit > far, far,", "xp.where(terms.logit > far, inf,"),
+    "infinite logits meet": Mutant(REDUCE, "xp.where(terms.logit > most, most,", "xp.where(terms.logit > most, inf,"),
     "softmax without the one": Mutant(REDUCE, "/ (1 + total.rest)", "/ total.rest"),
     # --- the public losses
     "swap the sign of the gradient": Mutant(LOSSES, "-positive, 0.0), xp.where(movable, negative, 0.0)", "positive, 0.0), xp.where(movable, -negative, 0.0)"),

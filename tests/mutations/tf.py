@@ -72,7 +72,7 @@ MUTANTS = {
     "graph: dtype of the gradient": Mutant(DERIVATIVE, "[ops.cast(slope, s.dtype), in_targets", "[slope, in_targets", VALUES),
     "graph: halves swapped": Mutant(DERIVATIVE, "positive, negative = ops.split(columns, 2, axis=1)", "negative, positive = ops.split(columns, 2, axis=1)", VALUES),
     "graph: inexact sums are kept": Mutant(DERIVATIVE, "tf.reduce_all(exact)", "tf.reduce_any(exact)", VALUES),
-    "graph: illegal targets": Mutant(DERIVATIVE, "near = (t >= 0) & (t <= 1) & (ops.abs(rising.z) <= log(most))", "near = ops.abs(rising.z) <= log(most)", EDGES),
+    "graph: illegal targets": Mutant(DERIVATIVE, "is_exact = (t >= 0) & (t <= 1) & (ops.abs(rising.z) <= log(most))", "is_exact = ops.abs(rising.z) <= log(most)", EDGES),
     "graph: far logits": Mutant(DERIVATIVE, "& (ops.abs(rising.z) <= log(most))", "", (*VALUES, *EDGES)),
     "graph: no gradient in the targets": Mutant(DERIVATIVE, 'if xp.isdtype(t.dtype, "real floating"):\n                (in', "if False:\n                (in", DERIVATIVES),
     "graph: gradient in the threshold": Mutant(DERIVATIVE, "ops.cast(-_sum_to(slope, x), x.dtype)", "ops.cast(_sum_to(slope, x), x.dtype)", TF),

@@ -14,7 +14,7 @@ CALLS, SHARED, TOGETHER, ARGUMENTS, GRAPHS = (
 MUTANTS = {
     # --- the kernels
     "always the quick sum": Mutant(KERNELS, "if tl.maximum(sum_p, sum_n) > 2.0**64:", "if sum_p < 0:"),
-    "shifts are not whole": Mutant(KERNELS, "return tl.floor(tl.minimum(tl.max(positives, 0), far)), tl.floor(", "return (tl.minimum(tl.max(positives, 0), far)), (", FIRST),
+    "shifts are not whole": Mutant(KERNELS, "return tl.floor(tl.minimum(tl.max(positives, 0), largest)), tl.floor(", "return (tl.minimum(tl.max(positives, 0), largest)), (", FIRST),
     "the next float64 target beyond 1": Mutant(KERNELS, "tl.full([], 1 + slack, soft.dtype)", "tl.full([], 1 + slack, tl.float32)"),
     "numbers as float32": Mutant(KERNELS, ".to(tl.float64, bitcast=True).to(dtype)", ".to(tl.float64, bitcast=True).to(tl.float32).to(dtype)"),
     "pos_weight alone": Mutant(KERNELS, "weight_p = weight_p * tl.where(keep, w, 0.0)", "weight_p = tl.where(keep, w, 0.0)", TOGETHER),
