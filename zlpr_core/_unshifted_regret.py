@@ -3,10 +3,10 @@
 Like ``_unshifted`` for adapters whose compiler can branch on a value. Without a mask.
 """
 
-from math import log
+from math import factorial, log
 from typing import Any, NamedTuple
 
-from ._logistic import NEAR, exp_minus_one
+from ._logistic import NEAR
 from ._namespace import largest
 from ._pairs import Pair, negated
 from ._reduce import ShiftedSum
@@ -17,7 +17,6 @@ from ._unshifted import limit
 
 class _Cells(NamedTuple):
     gap: Any  # x - y
-    ratio: Any  # e^(x - y)
     exp: Any  # e^y
     on: Any  # σ(2x)
     off: Any  # σ(-2x)
@@ -25,23 +24,31 @@ class _Cells(NamedTuple):
     is_beyond: Any  # beyond the limit: there all of these are those of x = y = 0
 
 
-def unshifted_regret_sums(pair: Pair, /, *, xp: Namespace) -> tuple[RegretSums, Any]:
+def unshifted_regret_sums(
+    pair: Pair, /, *, xp: Namespace, xp_of_squares: Namespace | None = None
+) -> tuple[RegretSums, Any]:
     """``(sums, exact)``: the sums are those of ``regret_sums`` in rows where ``exact`` is True. No derivatives.
 
-    The value is ``log(E[e^d] E[e^-d])`` for d = gap - mean, under the weights and the 1 beside them.
+    ``xp_of_squares`` has another ``sum``, for terms that take thirty operations each.
+
+    The value is ``log(E[e^d] E[e^-d])`` for d = gap - mean, under the weights and the 1 beside them: with
+    ``B = E[e^d] - 1`` and ``C = E[e^-d] - 1``, which are at least 0, ``log1p(A + B C)`` for A = B + C. A is an
+    expectation of squares, in which nothing cancels. B and C are rounded to eps; kept within [0, A], they cannot spoil
+    a small value.
     """
     cells, axes = _cells(pair, xp=xp), pair.axes
     too_much = limit(cells.weight.dtype, xp=xp)
     total = 1 + xp.sum(xp.where(cells.is_beyond, too_much, cells.weight), axis=axes, keepdims=True)
     mean = xp.sum(cells.weight * cells.gap, axis=axes, keepdims=True) / total
-    terms = _moved(cells, mean, xp=xp)
-    high, low, both = (xp.sum(term, axis=axes, keepdims=True) for term in terms)
-    one_high, one_low = xp.expm1(-mean), xp.expm1(mean)  # what the 1 beside the sums adds
-    rise, fall = (high + one_high) / total, (low - one_low) / total
-    value = xp.log1p((both - one_high * one_low) / total - rise * fall)
-    positive, negative = xp.exp(mean) * total * (1 + rise) - 1, xp.exp(-mean) * total * (1 - fall) - 1
+    positive, negative = (xp.sum(terms, axis=axes, keepdims=True) for terms in _terms(cells))
+    rise, fall = xp.exp(-mean), xp.exp(mean)  # of the 1 beside the sums
+    one = _squares(-mean, 1.0, rise, fall, xp=xp)
+    squares = (xp_of_squares or xp).sum(_squares_of_cells(cells, mean, xp=xp), axis=axes, keepdims=True)
+    squares = (squares + one) / total
+    both = (1 + positive) * rise / total - 1, (1 + negative) * fall / total - 1
+    high, low = (xp.where(x > 0, xp.where(x < squares, x, squares), 0.0) for x in both)
     halves = ShiftedSum(0 * mean, positive), ShiftedSum(0 * mean, negative)
-    return RegretSums(value, *halves, total), total < too_much
+    return RegretSums(xp.log1p(squares + high * low), *halves, total), total < too_much
 
 
 def unshifted_regret_gradients(pair: Pair, sums: RegretSums, /, *, xp: Namespace) -> tuple[Any, Any]:
@@ -58,7 +65,13 @@ def unshifted_regret_gradients(pair: Pair, sums: RegretSums, /, *, xp: Namespace
 
 
 def _softmax_weights(cells: _Cells, positive: ShiftedSum, negative: ShiftedSum) -> tuple[Any, Any]:
-    return cells.on / cells.exp * (1 / (1 + positive.rest)), cells.off * cells.exp * (1 / (1 + negative.rest))
+    of_positive, of_negative = _terms(cells)
+    return of_positive * (1 / (1 + positive.rest)), of_negative * (1 / (1 + negative.rest))
+
+
+def _terms(cells: _Cells) -> tuple[Any, Any]:
+    """``σ(2x) e^-y`` and ``σ(-2x) e^y``."""
+    return cells.on / cells.exp, cells.off * cells.exp
 
 
 def _cells(pair: Pair, *, xp: Namespace) -> _Cells:
@@ -68,13 +81,20 @@ def _cells(pair: Pair, *, xp: Namespace) -> _Cells:
     exp_x, exp_y = xp.exp(x), xp.exp(y)
     off = 1 / (1 + exp_x * exp_x)
     weight = exp_x * off
-    return _Cells(x - y, exp_x / exp_y, exp_y, exp_x * weight, off, weight, is_beyond)
+    return _Cells(x - y, exp_y, exp_x * weight, off, weight, is_beyond)
 
 
-def _moved(cells: _Cells, mean: Any, *, xp: Namespace) -> tuple[Any, Any, Any]:
-    """``w (e^d - 1)``, ``w (1 - e^-d)`` and their difference, in which the first order cancels before it is rounded."""
-    centred, moved = cells.gap - mean, cells.ratio * xp.exp(-mean)
-    is_near = abs(centred) < NEAR
-    grown = xp.where(is_near, exp_minus_one(xp.where(is_near, centred, 0.0)), moved - 1)
-    shrunk = grown / moved
-    return cells.weight * grown, cells.weight * shrunk, cells.weight * grown * shrunk
+def _squares_of_cells(cells: _Cells, mean: Any, *, xp: Namespace) -> Any:
+    """By the terms: of ``e^x / e^y`` XLA makes one exponential of the rounded difference."""
+    positive, negative = _terms(cells)
+    return _squares(cells.gap - mean, cells.weight, positive * xp.exp(-mean), negative * xp.exp(mean), xp=xp)
+
+
+def _squares(d: Any, weight: Any, rise: Any, fall: Any, *, xp: Namespace) -> Any:
+    """``w (e^(d/2) - e^(-d/2))²``, from ``NEAR`` on by ``w e^d`` and ``w e^-d``."""
+    is_small = abs(d) < NEAR
+    square = xp.where(is_small, d * d, 0.0)
+    series: Any = 0.0
+    for power in range(22, 0, -2):  # enough for float64
+        series = 2 / factorial(power) + square * series
+    return xp.where(is_small, weight * square * series, rise + fall - 2 * weight)
