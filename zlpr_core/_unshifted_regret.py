@@ -3,14 +3,13 @@
 Like ``_unshifted`` for adapters whose compiler can branch on a value. Without a mask.
 """
 
-from math import factorial, log
+from math import log
 from typing import Any, NamedTuple
 
-from ._logistic import NEAR
 from ._namespace import largest
 from ._pairs import Pair, negated
 from ._reduce import ShiftedSum
-from ._regret import RegretSums
+from ._regret import RegretSums, product_less_one, squares
 from ._typing import Namespace
 from ._unshifted import limit
 
@@ -30,25 +29,17 @@ def unshifted_regret_sums(
     """``(sums, exact)``: the sums are those of ``regret_sums`` in rows where ``exact`` is True. No derivatives.
 
     ``xp_of_squares`` has another ``sum``, for terms that take thirty operations each.
-
-    The value is ``log(E[e^d] E[e^-d])`` for d = gap - mean, under the weights and the 1 beside them: with
-    ``B = E[e^d] - 1`` and ``C = E[e^-d] - 1``, which are at least 0, ``log1p(A + B C)`` for A = B + C. A is an
-    expectation of squares, in which nothing cancels. B and C are rounded to eps; kept within [0, A], they cannot spoil
-    a small value.
     """
     cells, axes = _cells(pair, xp=xp), pair.axes
     too_much = limit(cells.weight.dtype, xp=xp)
     total = 1 + xp.sum(xp.where(cells.is_beyond, too_much, cells.weight), axis=axes, keepdims=True)
     mean = xp.sum(cells.weight * cells.gap, axis=axes, keepdims=True) / total
     positive, negative = (xp.sum(terms, axis=axes, keepdims=True) for terms in _terms(cells))
-    rise, fall = xp.exp(-mean), xp.exp(mean)  # of the 1 beside the sums
-    one = _squares(-mean, 1.0, rise, fall, xp=xp)
-    squares = (xp_of_squares or xp).sum(_squares_of_cells(cells, mean, xp=xp), axis=axes, keepdims=True)
-    squares = (squares + one) / total
-    both = (1 + positive) * rise / total - 1, (1 + negative) * fall / total - 1
-    high, low = (xp.where(x > 0, xp.where(x < squares, x, squares), 0.0) for x in both)
+    high, low = (1 + positive) * xp.exp(-mean), (1 + negative) * xp.exp(mean)
+    squared = (xp_of_squares or xp).sum(_squares(cells, mean, xp=xp), axis=axes, keepdims=True)
+    value = xp.log1p(product_less_one(squared, mean, high, low, total, xp=xp))
     halves = ShiftedSum(0 * mean, positive), ShiftedSum(0 * mean, negative)
-    return RegretSums(xp.log1p(squares + high * low), *halves, total), total < too_much
+    return RegretSums(value, *halves, total), total < too_much
 
 
 def unshifted_regret_gradients(pair: Pair, sums: RegretSums, /, *, xp: Namespace) -> tuple[Any, Any]:
@@ -84,17 +75,7 @@ def _cells(pair: Pair, *, xp: Namespace) -> _Cells:
     return _Cells(x - y, exp_y, exp_x * weight, off, weight, is_beyond)
 
 
-def _squares_of_cells(cells: _Cells, mean: Any, *, xp: Namespace) -> Any:
+def _squares(cells: _Cells, mean: Any, *, xp: Namespace) -> Any:
     """By the terms: of ``e^x / e^y`` XLA makes one exponential of the rounded difference."""
     positive, negative = _terms(cells)
-    return _squares(cells.gap - mean, cells.weight, positive * xp.exp(-mean), negative * xp.exp(mean), xp=xp)
-
-
-def _squares(d: Any, weight: Any, rise: Any, fall: Any, *, xp: Namespace) -> Any:
-    """``w (e^(d/2) - e^(-d/2))²``, from ``NEAR`` on by ``w e^d`` and ``w e^-d``."""
-    is_small = abs(d) < NEAR
-    square = xp.where(is_small, d * d, 0.0)
-    series: Any = 0.0
-    for power in range(22, 0, -2):  # enough for float64
-        series = 2 / factorial(power) + square * series
-    return xp.where(is_small, weight * square * series, rise + fall - 2 * weight)
+    return squares(cells.gap - mean, cells.weight, positive * xp.exp(-mean), negative * xp.exp(mean), xp=xp)

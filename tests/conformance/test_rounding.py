@@ -111,3 +111,13 @@ def test_the_regret_keeps_them(backend, dtype, mode, name, worst):
             sizes = np.asarray([[float(sum(map(abs, cell))) for cell in row] for row in cells])
             got = backend.slope("zlpr_divergence", wrt, dtype, mode=mode, p_logits=p, q_logits=q)
             worst("gradient", backend, dtype, grad_error(got, true, sizes, dtype))
+
+
+def test_the_regret_of_one_label_that_differs_among_many(backend, worst):
+    """Its exponential is large, and yet the value is not: so what is lost in centring the exponent shows."""
+    p, q = np.zeros((2, 20_000)), np.zeros((2, 20_000))
+    q[:, 0] = -9.015254, -9.411864
+    p, q = (rounded(x, "float32") for x in (p, q))
+    got = backend.value("zlpr_divergence", "float32", p_logits=p, q_logits=q)
+    true = [float(oracle.zlpr_divergence(*row)) for row in zip(p.tolist(), q.tolist(), strict=True)]
+    worst("value", backend, "float32", value_error(got, true, "float32"))
