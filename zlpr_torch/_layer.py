@@ -28,8 +28,9 @@ class Targets(NamedTuple):
         if self.dense is not None:
             return self.dense[:, first:last]
         assert self.ids is not None
-        # rows of illegal ids are NaN by their logits
-        hot: Tensor = part_of_ids(self.ids._replace(illegal=None), first, last - first, xp=xp)
+        # rows of illegal ids are NaN by their logits; not by `_replace`, which PyTorch 2.6 does not compile
+        ids = Ids(self.ids.ids, self.ids.unused, None)
+        hot: Tensor = part_of_ids(ids, first, last - first, xp=xp)
         return hot
 
     def prepared(self, targets: Tensor, where: Tensor | None, logits: Tensor) -> tuple[Tensor, Tensor | None]:
