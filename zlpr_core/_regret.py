@@ -133,5 +133,5 @@ def product_less_one(squared: Any, mean: Any, high: Any, low: Any, total: Any, /
     a small value.
     """
     both = (squared + squares(-mean, 1.0, xp.exp(-mean), xp.exp(mean), xp=xp)) / total  # with the 1 beside the sum
-    b, c = (xp.where(x > 0, xp.where(x < both, x, both), 0.0) for x in (high / total - 1, low / total - 1))
+    b, c = [xp.where(x > 0, xp.where(x < both, x, both), 0.0) for x in (high / total - 1, low / total - 1)]
     return both + b * c
