@@ -34,6 +34,12 @@ def logistic_gap(x: Any, y: Any, gap: Any, lost: tuple[Any, Any] = (None, None),
     return xp.where(near, close, more - less) / ((1 + a) * (1 + b))
 
 
+def exp_minus_one(x: Any, /) -> Any:
+    """``e^x - 1`` for ``|x| < NEAR``: a compiler's expm1 may be off by three units in the last place."""
+    y, odd, even = _half(x)
+    return x * even / (even - y * even + y * y * odd)
+
+
 def exp_minus_line(x: Any, /) -> Any:
     """``e^x - 1 - x``, non-negative, for ``|x| < NEAR``."""
     y, odd, even = _half(x)

@@ -4,10 +4,10 @@ r"""The regret of soft ZLPR, which is the divergence that it induces, and its gr
     D(s \| u) = L(u, \sigma(2s)) - H(\sigma(2s))
 """
 
-from math import factorial, inf
+from math import inf
 from typing import Any, NamedTuple
 
-from ._logistic import NEAR
+from ._logistic import NEAR, exp_minus_one
 from ._namespace import largest
 from ._pairs import Pair, movable
 from ._reduce import ShiftedSum, Terms, softmax_weight, spread_nan, sum_about
@@ -100,38 +100,28 @@ def _sum(terms: Terms, axes: tuple[int, ...], *, xp: Namespace) -> ShiftedSum:
 
 
 def _centred(regret: Regret, positive: ShiftedSum, negative: ShiftedSum, mean: Any, near: Any, *, xp: Namespace) -> Any:
-    """``E[e^d] E[e^-d] - 1`` for d = gap - mean, under the weights and the 1 beside them."""
-    high, low = _moved(positive, -mean, near, xp=xp), _moved(negative, mean, near, xp=xp)
-    of_positive = softmax_weight(regret.positive, positive, xp=xp)  # which the gradients take too
-    of_negative = softmax_weight(regret.negative, negative, xp=xp)
-    cells = squares(regret.gap - mean, regret.weight, of_positive * high, of_negative * low, xp=xp)
-    return product_less_one(xp.sum(cells, axis=regret.axes, keepdims=True), mean, high, low, regret.total, xp=xp)
+    """``E[e^(d - mean)] E[e^(mean - d)] - 1`` for d = gap, under the weights and the 1 beside them.
 
-
-def _moved(total: ShiftedSum, shift: Any, near: Any, *, xp: Namespace) -> Any:
-    """``(1 + Σ terms) · e^shift``. In other rows it might overflow."""
-    moved, lost = subtract(total.shift, -shift, xp=xp)
-    return (1 + total.rest) * (1 + lost) * xp.exp(xp.where(near, moved, 0.0))
-
-
-def squares(d: Any, weight: Any, rise: Any, fall: Any, /, *, xp: Namespace) -> Any:
-    """``w (e^(d/2) - e^(-d/2))²``, from ``NEAR`` on by ``w e^d`` and ``w e^-d``."""
-    is_small = abs(d) < NEAR
-    small = xp.where(is_small, d, 0.0)
-    square = small * small
-    series: Any = 0.0
-    for power in range(22, 0, -2):  # enough for float64
-        series = 2 / factorial(power) + square * series
-    return xp.where(is_small, weight * square * series, rise + fall - 2 * weight)
-
-
-def product_less_one(squared: Any, mean: Any, high: Any, low: Any, total: Any, /, *, xp: Namespace) -> Any:
-    """``E[e^d] E[e^-d] - 1`` from the sum of the ``squares``, and ``high`` and ``low``, which are ``total`` times E.
-
-    With ``B = E[e^d] - 1`` and ``C = E[e^-d] - 1``, which are at least 0, it is ``A + B C`` for A = B + C. A is an
-    expectation of squares, in which nothing cancels. B and C are rounded to eps; kept within [0, A], they cannot spoil
-    a small value.
+    Sums of ``e^x - 1``, so that the terms of first order cancel before anything is rounded.
     """
-    both = (squared + squares(-mean, 1.0, xp.exp(-mean), xp.exp(mean), xp=xp)) / total  # with the 1 beside the sum
-    b, c = [xp.where(x > 0, xp.where(x < both, x, both), 0.0) for x in (high / total - 1, low / total - 1)]
-    return both + b * c
+    centred, weight = regret.gap - mean, regret.weight
+    small = abs(centred) < NEAR
+    grown = exp_minus_one(xp.where(small, centred, 0.0))
+    shrunk = exp_minus_one(xp.where(small, -centred, 0.0))
+    high = xp.where(small, weight * grown, _shifted(regret.positive, positive, -mean, near, xp=xp) - weight)
+    low = xp.where(small, weight * shrunk, _shifted(regret.negative, negative, mean, near, xp=xp) - weight)
+    both = xp.where(small, -grown * shrunk * weight, high + low)
+    one_high, one_low = xp.expm1(-mean), xp.expm1(mean)  # the 1, shifted
+    second = _expectation(both, -one_high * one_low, regret, xp=xp)
+    return second + _expectation(high, one_high, regret, xp=xp) * _expectation(low, one_low, regret, xp=xp)
+
+
+def _expectation(cells: Any, one: Any, regret: Regret, *, xp: Namespace) -> Any:
+    return (xp.sum(cells, axis=regret.axes, keepdims=True) + one) / regret.total
+
+
+def _shifted(terms: Terms, total: ShiftedSum, shift: Any, near: Any, *, xp: Namespace) -> Any:
+    """``terms · e^shift`` from the softmax weights, which the gradients take too. In other rows it might overflow."""
+    moved, lost = subtract(total.shift, -shift, xp=xp)
+    row = (1 + total.rest) * (1 + lost) * xp.exp(xp.where(near, moved, 0.0))
+    return softmax_weight(terms, total, xp=xp) * row

@@ -52,7 +52,7 @@ class _Forward(NamedTuple):
 
 def _forward(read: Read, s: Any, u: Any) -> _Forward:
     def quickly(s: Any, u: Any) -> Any:
-        sums, exact = unshifted_regret_sums(read(s, u), xp=xp_in_short_loop, xp_of_squares=xp)
+        sums, exact = unshifted_regret_sums(read(s, u), xp=xp_in_short_loop)
         return ops.concatenate([_packed(sums), ops.cast(exact, sums.value.dtype)], axis=1)
 
     def exactly(s: Any, u: Any) -> Any:

@@ -2,7 +2,7 @@
 
 ``_chunks`` comes here instead of to ``_cpu.Sweep`` where there are no options: without rows of targets two or three
 passes over the cells are left of eight, and the products are most of the time. Exponentials are made in the place of
-the logits; the rows that need these again, as their sums leave the range, get them by another product.
+the logits; rows whose sums leave the range need their logits again, and get them by another product.
 """
 
 from collections.abc import Iterator

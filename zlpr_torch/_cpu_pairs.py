@@ -44,7 +44,7 @@ COSH = {
 FARTHEST = 64.0
 """Beyond it ``tanh(gap / 2)`` is 1."""
 
-LARGEST = {torch.float32: 20.0, torch.float64: 170.0}
+LARGEST_LOGIT = {torch.float32: 20.0, torch.float64: 170.0}
 """The largest logit for which products of the regret's exponentials stay in range without a shift."""
 
 Both = tuple[Tensor | None, Tensor | None]
@@ -201,7 +201,7 @@ def _apart_in_a_graph(gap: Tensor, at: Sigmoids) -> Tensor:
 
 def _regret(block: Block, wanted: tuple[bool, bool]) -> Computed:
     """With ``w = 1 / (2 cosh x)`` and everything centred at the mean gap under w and the 1 beside it."""
-    largest = LARGEST[block.x.dtype]
+    largest = LARGEST_LOGIT[block.x.dtype]
     x, y = block.x, block.y
     too_large = _rows_beyond(largest, x, y)
     if too_large is not None:

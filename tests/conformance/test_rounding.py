@@ -114,7 +114,7 @@ def test_the_regret_keeps_them(backend, dtype, mode, name, worst):
 
 
 def test_the_regret_of_one_label_that_differs_among_many(backend, worst):
-    """Its exponential is large, and yet the value is not: so what is lost in centring the exponent shows."""
+    """Its exponential is large, and yet the value is not: so the rounding error of centring the exponent shows."""
     p, q = np.zeros((2, 20_000)), np.zeros((2, 20_000))
     q[:, 0] = -9.015254, -9.411864
     p, q = (rounded(x, "float32") for x in (p, q))
