@@ -9,7 +9,7 @@ SMALLEST = 1e-30
 VALUE_RTOL = {"float16": 5e-7, "bfloat16": 5e-7, "float32": 5e-7, "float64": 1e-13}
 """Half precision computes in and returns float32."""
 
-ONE_LABEL_RTOL = 7e-7
+ONE_LABEL_RTOL = 8e-7
 """Of a divergence in float32 whose row has one label, and nothing else to even out what is rounded."""
 
 GRAD_RTOL = {"float16": 1e-5, "bfloat16": 1e-5, "float32": 1e-5, "float64": 1e-12}
