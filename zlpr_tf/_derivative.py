@@ -129,14 +129,14 @@ def _guarded_terms(s: Any, t: Any, theta: Any) -> Halves:
     falling, rising = _differences(s, theta)
     most = limit(rising.z.dtype, xp=xp)
     if xp.isdtype(t.dtype, "real floating"):  # within [0, 1] exactly: what slack forgives may be too much beside e^z
-        is_exact = (t >= 0) & (t <= 1) & (ops.abs(rising.z) <= log(most))
-        t, stand_in = xp.where(is_exact, ops.cast(t, rising.z.dtype), 2 * most), 0.0
+        is_usable = (t >= 0) & (t <= 1) & (ops.abs(rising.z) <= log(most))
+        t, stand_in = xp.where(is_usable, ops.cast(t, rising.z.dtype), 2 * most), 0.0
     else:
-        _, is_exact = read_targets(t, rising.z.dtype, xp=xp)
+        _, is_usable = read_targets(t, rising.z.dtype, xp=xp)
         stand_in = nan
-    if is_exact is None:
+    if is_usable is None:
         return _terms(Halves(falling, rising), t)
-    kept = (half._replace(z=xp.where(is_exact, half.z, stand_in)) for half in (falling, rising))
+    kept = (half._replace(z=xp.where(is_usable, half.z, stand_in)) for half in (falling, rising))
     return _terms(Halves(*kept), t)
 
 

@@ -127,7 +127,7 @@ MUTANTS = {
     "pair: regret, the one forgotten": Mutant(CPU_PAIRS, ".add_(one).div_(total)", ".div_(total)", PAIRED),
     "pair: regret, rounding errors in the product": Mutant(CPU_PAIRS, "torch.minimum(high.clamp_(0), squares) * torch.minimum(low.clamp_(0), squares)", "high * low", PAIRED),
     "pair: regret, the product forgotten": Mutant(CPU_PAIRS, "squares + torch.minimum(high.clamp_(0), squares) * torch.minimum(low.clamp_(0), squares)", "squares", PAIRED),
-    "pair: regret, squares far from 0": Mutant(CPU_PAIRS, ".sub_(read.weight, alpha=2)", ".sub_(read.weight)", PAIRED),
+    "pair: regret, squares from 1 on": Mutant(CPU_PAIRS, ".sub_(read.weight, alpha=2)", ".sub_(read.weight)", PAIRED),
     "pair: regret, fewer terms": Mutant(CPU_PAIRS, "((torch.float32, 12), (torch.float64, 20))", "((torch.float32, 8), (torch.float64, 14))", PAIRED),
     "pair: regret, rows of large logits": Mutant(CPU_PAIRS, "values.masked_fill_(too_large, torch.nan)", "pass", (*PAIRED, *BLOCKWISE)),
     "pair: regret, no logit is too large": Mutant(CPU_PAIRS, "if all(-largest <= end <= largest for end in ends):", "if True:", (*PAIRED, *BLOCKWISE)),
