@@ -117,8 +117,9 @@ def _of_rows(cells: Any, rows: Sequence[Any]) -> Any:
     if None not in cells.shape[:-1] and all(isinstance(size, int) for size in rows):
         return cells
     words = "Labels or ids must have one row for each of `inputs`."
-    tf.debugging.assert_equal(tf.shape(cells)[:-1], tf.stack(rows), words)  # XLA leaves it out, and refuses to reshape,
-    return tf.reshape(cells, (*rows, ops.shape(cells)[-1]))  # which a graph without it leaves out in turn
+    check = tf.debugging.assert_equal(tf.shape(cells)[:-1], tf.stack(rows), words)  # XLA leaves it out, and refuses to
+    with tf.control_dependencies([] if check is None else [check]):  # reshape; else either might be the first to raise
+        return tf.reshape(cells, (*rows, ops.shape(cells)[-1]))
 
 
 def _of_classes(cells: Any, classes: int) -> Any:
