@@ -38,9 +38,8 @@ def test_what_a_gpu_owes():
 
 def test_what_a_gpu_owes_when_compiled(pytestconfig):
     some = ("-k", "overhead-bool or batch")  # each compiles for seconds
-    tolerated = [
-        f"-W{warning}" for warning in pytestconfig.getoption("pythonwarnings") or []
-    ]  # `nox -s minimums` passes -Wdefault
+    # `nox -s minimums` passes -Wdefault
+    tolerated = [f"-W{warning}" for warning in pytestconfig.getoption("pythonwarnings") or []]
     done = suite("-p", "stand_in_compiled", "tests/frameworks/torch-cuda", *some, *tolerated)
     assert done.returncode == 0, done.stdout + done.stderr
 
